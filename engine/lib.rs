@@ -1,0 +1,3 @@
+//! Tensors, autograd and the optimiser.
+#![forbid(unsafe_code)]
+pub use kernels::{Error, Result};

@@ -1,0 +1,150 @@
+//! Where buffers lie and ops run: the CPU, a GPU, or a plan that only counts.
+//!
+//! A [`Device`] is a handle: cloning it is cheap and nothing about it is global. It carries the memory counters and
+//! the trace, so two devices (two ranks in one process, say) never mix their numbers.
+
+mod buffer;
+pub(crate) mod host;
+mod meter;
+
+pub use buffer::Buffer;
+pub use meter::{Event, Pass, Role, Scope};
+
+use crate::{Error, Result, Spec};
+use host::Pool;
+use meter::Meter;
+use std::fmt;
+use std::sync::Arc;
+
+/// A device, by handle.
+#[derive(Clone)]
+pub struct Device(Arc<Inner>);
+
+struct Inner {
+    kind: Kind,
+    meter: Meter,
+    poison: bool,
+}
+
+/// What a device is. Ops match on this to choose an implementation.
+#[non_exhaustive]
+pub enum Kind {
+    /// The host's processors, through rayon's current thread pool.
+    Cpu(Cpu),
+    /// Shapes only: memory is counted, nothing is computed. The same model code runs on it.
+    Plan,
+}
+
+/// The CPU's own state: its block pool.
+pub struct Cpu {
+    pool: Arc<Pool>,
+}
+
+impl Device {
+    fn new(kind: Kind, poison: bool) -> Self {
+        Device(Arc::new(Inner { kind, meter: Meter::default(), poison }))
+    }
+
+    /// The CPU.
+    pub fn cpu() -> Self {
+        Self::new(Kind::Cpu(Cpu { pool: Arc::default() }), false)
+    }
+
+    /// The CPU, with every fresh buffer filled with NaN bytes: an output an op forgot to write shows up.
+    pub fn cpu_poisoned() -> Self {
+        Self::new(Kind::Cpu(Cpu { pool: Arc::default() }), true)
+    }
+
+    /// A device that counts memory and computes nothing.
+    pub fn plan() -> Self {
+        Self::new(Kind::Plan, false)
+    }
+
+    /// What it is.
+    pub fn kind(&self) -> &Kind {
+        &self.0.kind
+    }
+
+    /// Whether this and `other` are the same device.
+    pub fn same(&self, other: &Device) -> bool {
+        Arc::ptr_eq(&self.0, &other.0)
+    }
+
+    /// Whether it only counts.
+    pub fn is_plan(&self) -> bool {
+        matches!(self.0.kind, Kind::Plan)
+    }
+
+    /// A buffer with unspecified contents, counted under `role`.
+    pub fn alloc(&self, spec: Spec, role: Role) -> Result<Buffer> {
+        Buffer::alloc(self, spec, role)
+    }
+
+    /// The error for an op that has no implementation here yet.
+    pub fn not_implemented(&self, op: &'static str) -> Error {
+        Error::NotImplemented { op, device: self.to_string() }
+    }
+
+    pub(crate) fn meter(&self) -> &Meter {
+        &self.0.meter
+    }
+
+    pub(crate) fn poison(&self) -> bool {
+        self.0.poison
+    }
+
+    /// Bytes now held in buffers of `role`.
+    pub fn live_bytes(&self, role: Role) -> usize {
+        self.meter().live(role)
+    }
+
+    /// The most bytes that were ever held at once, over all roles, since the last [`Device::reset_peak`].
+    pub fn peak_bytes(&self) -> usize {
+        self.meter().peak()
+    }
+
+    /// The most bytes that buffers of `role` ever held at once since the last [`Device::reset_peak`].
+    pub fn peak_bytes_of(&self, role: Role) -> usize {
+        self.meter().peak_of(role)
+    }
+
+    /// Sets the peaks back to what is live now.
+    pub fn reset_peak(&self) {
+        self.meter().reset_peak();
+    }
+
+    /// Starts recording every op; [`Device::take_trace`] ends it.
+    pub fn start_trace(&self) {
+        self.meter().start_trace();
+    }
+
+    /// Stops recording and returns what ran, in order.
+    pub fn take_trace(&self) -> Vec<Event> {
+        self.meter().take_trace()
+    }
+
+    /// Names the part of the model that runs until the guard is dropped; nested scopes join with a dot.
+    pub fn scope(&self, name: &str) -> Scope {
+        self.meter().enter(self.clone(), name)
+    }
+
+    /// The dotted path of the scopes entered now.
+    pub fn scope_path(&self) -> Arc<str> {
+        self.meter().path()
+    }
+}
+
+impl fmt::Display for Device {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self.0.kind {
+            Kind::Cpu(_) => "cpu",
+            Kind::Plan => "plan",
+        })
+    }
+}
+
+impl fmt::Debug for Device {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        fmt::Display::fmt(self, f)
+    }
+}

@@ -1,0 +1,116 @@
+//! The one error type of `kernels` and `engine`.
+
+use crate::{DType, Spec};
+
+/// The result of everything in `kernels` and `engine`.
+pub type Result<T> = std::result::Result<T, Error>;
+
+/// What can go wrong in an op or on a device. Each message is one sentence that names the op and full shapes.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum Error {
+    /// Shapes that do not fit together; the message is complete.
+    #[error("{op}: {message}")]
+    Shape {
+        /// The op that refused.
+        op: &'static str,
+        /// What does not match, with both shapes.
+        message: String,
+    },
+    /// A data type the op does not take.
+    #[error("{op}: {got} is not supported here, expected {expected}")]
+    DType {
+        /// The op that refused.
+        op: &'static str,
+        /// What would have been accepted.
+        expected: &'static str,
+        /// What was given.
+        got: DType,
+    },
+    /// The wrong number of inputs.
+    #[error("{op}: takes {expected} inputs, got {got}")]
+    Arity {
+        /// The op that refused.
+        op: &'static str,
+        /// How many it takes.
+        expected: usize,
+        /// How many were given.
+        got: usize,
+    },
+    /// Inputs on different devices.
+    #[error("{op}: inputs lie on different devices: {a} and {b}")]
+    DeviceMismatch {
+        /// The op that refused.
+        op: &'static str,
+        /// One device.
+        a: String,
+        /// The other.
+        b: String,
+    },
+    /// The op has no implementation on this device yet.
+    #[error("{op}: not implemented on this device ({device})")]
+    NotImplemented {
+        /// The op.
+        op: &'static str,
+        /// The device.
+        device: String,
+    },
+    /// The op cannot be differentiated with respect to this input.
+    #[error("{op}: input {input} has no gradient")]
+    NoGradient {
+        /// The op.
+        op: &'static str,
+        /// Which input.
+        input: usize,
+    },
+    /// A buffer that must be written in place has a second holder.
+    #[error("{op}: {spec} is updated in place but something else still holds it")]
+    NotUnique {
+        /// The op.
+        op: &'static str,
+        /// The buffer.
+        spec: Spec,
+    },
+    /// A graph that was already consumed by a backward pass.
+    #[error("backward: the graph of this tensor was already consumed by an earlier backward")]
+    Consumed,
+    /// No CUDA driver could be loaded.
+    #[error("no CUDA driver: searched {searched}")]
+    NoCuda {
+        /// Where it was looked for.
+        searched: String,
+    },
+    /// The device has no room.
+    #[error("out of memory on {device}: asked for {asked} bytes, {free} are free")]
+    OutOfMemory {
+        /// The device.
+        device: String,
+        /// Bytes asked for.
+        asked: usize,
+        /// Bytes that were free.
+        free: usize,
+    },
+    /// A CUDA source that does not compile.
+    #[error("kernel {kernel} does not compile:\n{log}")]
+    Compile {
+        /// The program.
+        kernel: String,
+        /// The compiler's log.
+        log: String,
+    },
+    /// An error of the CUDA driver.
+    #[error("{op}: CUDA driver: {message}")]
+    Driver {
+        /// The op or call that met it.
+        op: String,
+        /// The driver's own words.
+        message: String,
+    },
+}
+
+impl Error {
+    /// A shape error with a complete message.
+    pub fn shape(op: &'static str, message: impl Into<String>) -> Self {
+        Error::Shape { op, message: message.into() }
+    }
+}

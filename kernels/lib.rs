@@ -1,0 +1,28 @@
+//! Every op of NeVA on every device. All unsafe code and all CUDA of the project lie in this package.
+//!
+//! One folder per op: `mod.rs` says what it is (equations, shapes, cost, cases), `cpu.rs` computes it on the host,
+//! `<op>.cu` and `gpu.rs` on a GPU. [`CATALOGUE`] lists them all; tests, benches and the README iterate it.
+
+pub mod add;
+pub mod cast;
+pub mod check;
+pub mod device;
+pub mod dtype;
+pub mod error;
+pub mod math;
+pub mod op;
+pub mod rms_norm;
+pub mod run;
+pub mod simd;
+pub mod spec;
+
+pub use device::{Buffer, Device, Role};
+pub use dtype::DType;
+pub use error::{Error, Result};
+pub use op::{Needs, Op, Slot};
+pub use spec::Spec;
+
+use check::Entry;
+
+/// Every op, one row each.
+pub const CATALOGUE: &[Entry] = &[add::ENTRY, cast::ENTRY, rms_norm::ENTRY];

@@ -1,0 +1,2 @@
+//! Runs a command on the simulated GPU.
+fn main() {}

@@ -1,0 +1,80 @@
+//! The error type of the model, the data and the command line.
+//!
+//! Every message is one sentence that names the file, the key or record, and what was expected.
+
+use std::path::PathBuf;
+
+/// The result of everything in `neva`.
+pub type Result<T> = std::result::Result<T, Error>;
+
+/// What can go wrong between a user's files and a trained model.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum Error {
+    /// A key of the configuration. `origin` is `path:line` or `command line`.
+    #[error("{origin}: {key}: {message}")]
+    Config {
+        /// Where the value was written: `path:line`, or `command line`.
+        origin: String,
+        /// The dotted key.
+        key: String,
+        /// What is wrong and what was expected.
+        message: String,
+    },
+    /// A model directory or one of its files.
+    #[error("{}: {message}", path.display())]
+    Checkpoint {
+        /// The file or directory.
+        path: PathBuf,
+        /// What is wrong and what was expected; names the tensor.
+        message: String,
+    },
+    /// A record of a data set.
+    #[error("{}: record {record}: {message}", path.display())]
+    Data {
+        /// The JSON file.
+        path: PathBuf,
+        /// The record's index, and its id where it has one.
+        record: String,
+        /// What is wrong and what was expected.
+        message: String,
+    },
+    /// An image file.
+    #[error("{}: {message}", path.display())]
+    Image {
+        /// The file.
+        path: PathBuf,
+        /// What is wrong and what was expected.
+        message: String,
+    },
+    /// A tokenizer file.
+    #[error("{}: {message}", path.display())]
+    Tokenizer {
+        /// The file.
+        path: PathBuf,
+        /// What is wrong and what was expected.
+        message: String,
+    },
+    /// A file that cannot be read or written.
+    #[error("{}: {source}", path.display())]
+    Io {
+        /// The file.
+        path: PathBuf,
+        /// The system's own words.
+        source: std::io::Error,
+    },
+    /// A request that does not make sense; the message is complete.
+    #[error("{0}")]
+    Usage(String),
+    /// An error of an op or a device.
+    #[error(transparent)]
+    Engine(#[from] engine::Error),
+}
+
+impl Error {
+    /// An [`Error::Io`] about `path`, for `map_err`.
+    pub fn io(path: impl Into<PathBuf>) -> impl FnOnce(std::io::Error) -> Self {
+        let path = path.into();
+        move |source| Error::Io { path, source }
+    }
+}

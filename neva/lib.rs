@@ -1,0 +1,6 @@
+//! NeVA: a vision tower, a projector and a language model, trained and run on our own engine.
+#![forbid(unsafe_code)]
+
+pub mod error;
+
+pub use error::{Error, Result};
