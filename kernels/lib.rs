@@ -11,6 +11,7 @@ pub mod dtype;
 pub mod error;
 pub mod math;
 pub mod op;
+mod reduce;
 pub mod rms_norm;
 pub mod run;
 pub mod simd;

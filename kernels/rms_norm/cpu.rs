@@ -1,34 +1,9 @@
 //! RMSNorm on the CPU: rows in parallel, each row in a fixed order, so a row's result depends on that row alone.
 
 use crate::dtype::{Float, Real};
+use crate::reduce::lane_sum;
 use crate::simd::vectorize;
 use rayon::prelude::*;
-
-/// Partial sums per row: enough for two zmm registers of f32, and the same order on every path.
-const LANES: usize = 32;
-
-/// The sum of `f(i)` for i in 0..n, added in `LANES` interleaved chains that are then folded pairwise.
-#[inline(always)]
-pub(crate) fn lane_sum<A: Float>(n: usize, f: impl Fn(usize) -> A) -> A {
-    let mut lanes = [A::ZERO; LANES];
-    let whole = n / LANES * LANES;
-    for i in (0..whole).step_by(LANES) {
-        for (l, lane) in lanes.iter_mut().enumerate() {
-            *lane += f(i + l);
-        }
-    }
-    for (l, lane) in lanes.iter_mut().enumerate().take(n - whole) {
-        *lane += f(whole + l);
-    }
-    let mut width = LANES / 2;
-    while width > 0 {
-        for l in 0..width {
-            lanes[l] += lanes[l + width];
-        }
-        width /= 2;
-    }
-    lanes[0]
-}
 
 /// `y = x * rstd * w`; writes rstd if asked.
 pub fn forward<T: Real>(x: &[T], w: &[T], eps: f64, y: &mut [T], rstd: Option<&mut [T::Acc]>) {
