@@ -59,7 +59,7 @@ impl Buffer {
     /// A buffer of zeros.
     pub fn zeros(device: &Device, spec: Spec, role: Role) -> Result<Self> {
         let mut buffer = Self::alloc(device, spec, role)?;
-        buffer.fill_zero();
+        buffer.fill_zero()?;
         Ok(buffer)
     }
 
@@ -73,7 +73,7 @@ impl Buffer {
         let spec = Spec::new(T::DTYPE, dims);
         assert_eq!(spec.elements(), data.len(), "{spec} takes as many elements as its dimensions say");
         let mut buffer = Self::alloc(device, spec, role)?;
-        buffer.copy_from_host(bytemuck::cast_slice(data));
+        buffer.copy_from_host(bytemuck::cast_slice(data))?;
         Ok(buffer)
     }
 
@@ -184,16 +184,18 @@ impl Buffer {
     }
 
     /// Sets every byte to zero.
-    pub fn fill_zero(&mut self) {
+    pub fn fill_zero(&mut self) -> Result<()> {
         self.host_bytes_mut().fill(0);
+        Ok(())
     }
 
     /// Overwrites the contents with host bytes of the same length.
-    pub fn copy_from_host(&mut self, bytes: &[u8]) {
+    pub fn copy_from_host(&mut self, bytes: &[u8]) -> Result<()> {
         assert_eq!(bytes.len(), self.spec.bytes(), "bytes of {}", self.spec);
         if !self.device().is_plan() {
             self.host_bytes_mut().copy_from_slice(bytes);
         }
+        Ok(())
     }
 
     /// The contents on the host, as bytes.
