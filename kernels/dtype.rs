@@ -3,6 +3,7 @@
 //! Rule of precision, everywhere: a value is *stored* as `T` and *accumulated* as `T::Acc`. Statistics, losses,
 //! softmax and gradients of weights are in `Acc`: f32 for f32 and bf16, f64 for f64.
 
+use crate::math;
 use std::fmt;
 use std::iter::Sum;
 use std::ops::{Add, AddAssign, Div, DivAssign, Mul, MulAssign, Neg, Sub, SubAssign};
@@ -156,7 +157,7 @@ pub trait Float:
     fn of(value: f64) -> Self;
     /// To f64, exactly.
     fn f64(self) -> f64;
-    /// e^x. In f32 a polynomial that vectorises, within 2 ulp.
+    /// e^x. In f32 this and the functions below are those of [`crate::math`], which vectorise.
     fn exp(self) -> Self;
     /// Natural logarithm.
     fn ln(self) -> Self;
@@ -177,7 +178,7 @@ pub trait Float:
 }
 
 macro_rules! float {
-    ($t:ty, $exp:path, $tanh:path, $erf:path) => {
+    ($t:ty, $exp:path, $ln:path, $tanh:path, $erf:path) => {
         impl Float for $t {
             const ZERO: Self = 0.0;
             const ONE: Self = 1.0;
@@ -196,7 +197,7 @@ macro_rules! float {
             }
             #[inline(always)]
             fn ln(self) -> Self {
-                <$t>::ln(self)
+                $ln(self)
             }
             #[inline(always)]
             fn sqrt(self) -> Self {
@@ -229,8 +230,8 @@ macro_rules! float {
         }
     };
 }
-float!(f32, crate::math::exp_f32, crate::math::tanh_f32, crate::math::erf_f32);
-float!(f64, f64::exp, f64::tanh, crate::math::erf_f64);
+float!(f32, math::exp_f32, math::ln_f32, math::tanh_f32, math::erf_f32);
+float!(f64, f64::exp, f64::ln, f64::tanh, math::erf_f64);
 
 /// The only dispatch on a floating data type: binds `$T` to the Rust type and evaluates `$body`.
 ///
