@@ -3,19 +3,26 @@
 //! One folder per op: `mod.rs` says what it is (equations, shapes, cost, cases), `cpu.rs` computes it on the host,
 //! `<op>.cu` and `gpu.rs` on a GPU. [`CATALOGUE`] lists them all; tests, benches and the README iterate it.
 
+pub mod adamw;
 pub mod add;
 pub mod cast;
 pub mod check;
+pub mod column_sum;
+pub mod cross_entropy;
 pub mod device;
 pub mod dtype;
+pub mod embedding;
 pub mod error;
 pub mod math;
 pub mod op;
+pub mod patchify;
 mod reduce;
 pub mod rms_norm;
 pub mod run;
 pub mod simd;
 pub mod spec;
+pub mod splice;
+pub mod sum_squares;
 
 pub use device::{Buffer, Device, Role};
 pub use dtype::DType;
@@ -26,4 +33,15 @@ pub use spec::Spec;
 use check::Entry;
 
 /// Every op, one row each.
-pub const CATALOGUE: &[Entry] = &[add::ENTRY, cast::ENTRY, rms_norm::ENTRY];
+pub const CATALOGUE: &[Entry] = &[
+    adamw::ENTRY,
+    add::ENTRY,
+    cast::ENTRY,
+    column_sum::ENTRY,
+    cross_entropy::ENTRY,
+    embedding::ENTRY,
+    patchify::ENTRY,
+    rms_norm::ENTRY,
+    splice::ENTRY,
+    sum_squares::ENTRY,
+];

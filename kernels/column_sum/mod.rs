@@ -1,0 +1,85 @@
+//! Sum over rows: `y[j] = sum over i of x[i][j]`. Also the gradient of anything that repeats over rows, as a bias does.
+//!
+//! Backward: `dx[i][j] = dy[j]`.
+//!
+//! | | shape | type |
+//! |---|---|---|
+//! | x | [rows.., N] | T |
+//! | y | [N] | T::Acc |
+//!
+//! Numerics: in `T::Acc`; rows are added in order within blocks of a fixed number of rows, then the blocks in order,
+//! so the result does not depend on the number of threads. Cost: one add and one read per element.
+
+mod cpu;
+
+use crate::check::{Case, Entry, Input};
+use crate::op::{Backward, Cost, Forward, Made, Op, Run, Shapes, float, take};
+use crate::{Buffer, Result, Role, Spec, on_cpu};
+
+/// See the module.
+#[derive(Debug, Clone)]
+pub struct ColumnSum;
+
+impl Op for ColumnSum {
+    fn name(&self) -> &'static str {
+        "column_sum"
+    }
+
+    fn infer(&self, ins: &[Spec]) -> Result<Shapes> {
+        let [x] = take(self.name(), ins)?;
+        float(self.name(), x)?;
+        Ok(Shapes::new([Spec::new(x.dtype.acc(), [x.last()])]))
+    }
+
+    fn forward(&self, io: &mut Forward) -> Result<Made> {
+        let mut y = io.output(0)?;
+        column_sum(io.input(0), &mut y)?;
+        Ok(Made::outs([y]))
+    }
+
+    fn backward(&self, io: &mut Backward) -> Result<()> {
+        let x = io.spec(0);
+        let mut dx = io.alloc(x)?;
+        let dy = io.dy();
+        on_cpu!(io.device(), self.name(), x.dtype, T => cpu::broadcast::<T>(dy.slice(), dx.slice_mut()));
+        io.give(0, dx)
+    }
+
+    fn cost(&self, ins: &[Spec], run: Run) -> Cost {
+        let x = ins[0];
+        let flops = if run == Run::Forward { x.elements() as u64 } else { 0 };
+        Cost { flops, bytes: (x.bytes() + x.last() * x.dtype.acc().size()) as u64 }
+    }
+}
+
+/// Overwrites `y`, of type `T::Acc`, by the sum over x's rows; a row is as wide as y has elements.
+pub fn column_sum(x: &Buffer, y: &mut Buffer) -> Result<()> {
+    let device = x.device();
+    let width = y.spec().elements();
+    assert_eq!(x.spec().elements() % width.max(1), 0, "{x:?} has whole rows of {y:?}");
+    let blocks = (x.spec().elements() / width.max(1)).div_ceil(cpu::BLOCK);
+    let mut partial = device.alloc(Spec::new(y.dtype(), [blocks, width]), Role::Workspace)?;
+    on_cpu!(device, "column_sum", x.dtype(), T => {
+        cpu::forward::<T>(x.slice(), partial.slice_mut(), y.slice_mut())
+    });
+    Ok(())
+}
+
+/// The catalogue row.
+pub const ENTRY: Entry = Entry {
+    name: "column_sum",
+    summary: "y = sum over the rows of x",
+    passes: "forward, backward",
+    cases: || {
+        let case = |name: &str, rows: usize, width: usize| {
+            Case::check(name, ColumnSum, [Input::normal([rows, width])])
+        };
+        vec![
+            case("one row", 1, 5),
+            case("several blocks", 577, 3),
+            case("odd width", 3, 67),
+            case("no row", 0, 4),
+            Case::bench("2048x4096", ColumnSum, [Input::normal([2048, 4096])]),
+        ]
+    },
+};
