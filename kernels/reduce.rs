@@ -2,7 +2,10 @@
 //!
 //! The order is the same on every path and for every number of threads, so results are bit-equal between them.
 
+use crate::Spec;
 use crate::dtype::Float;
+use crate::simd::vectorize;
+use rayon::prelude::*;
 
 /// Partial results per reduction: two zmm registers of f32.
 const LANES: usize = 32;
@@ -13,6 +16,54 @@ pub(crate) const GRAIN: usize = 16 * 1024;
 /// How many rows of this width make a task; for `with_min_len`.
 pub(crate) fn rows_per_task(width: usize) -> usize {
     GRAIN.div_ceil(width.max(1))
+}
+
+/// How many elements the rows of one task have; for `par_chunks`. A whole number of rows, never 0.
+pub(crate) fn elements_per_task(width: usize) -> usize {
+    rows_per_task(width) * width.max(1)
+}
+
+/// Rows that [`sum_rows`] adds one after another before it starts the next partial sum.
+const SUM_ROWS: usize = 256;
+
+/// The scratch that [`sum_rows`] takes for rows like those of `x`: one partial sum per `SUM_ROWS` rows.
+pub(crate) fn partial_sums(x: Spec) -> Spec {
+    Spec::new(x.dtype.acc(), [x.rows().div_ceil(SUM_ROWS), x.last()])
+}
+
+/// Sums rows: `add(r, sum)` adds row r of `rows` to `sum`. The gradients of biases and norm weights are such sums.
+///
+/// Blocks of rows are summed in parallel into `partial`, then the blocks in their order, so the result depends on
+/// the rows alone.
+pub(crate) fn sum_rows<A: Float>(
+    rows: usize,
+    partial: &mut [A],
+    sum: &mut [A],
+    add: impl Fn(usize, &mut [A]) + Sync,
+) {
+    let width = sum.len();
+    partial.par_chunks_mut(width.max(1)).enumerate().for_each(|(block, partial)| {
+        vectorize(
+            #[inline(always)]
+            || {
+                partial.fill(A::ZERO);
+                for r in block * SUM_ROWS..rows.min((block + 1) * SUM_ROWS) {
+                    add(r, partial);
+                }
+            },
+        )
+    });
+    vectorize(
+        #[inline(always)]
+        || {
+            sum.fill(A::ZERO);
+            for partial in partial.chunks_exact(width.max(1)) {
+                for (s, p) in sum.iter_mut().zip(partial) {
+                    *s += *p;
+                }
+            }
+        },
+    );
 }
 
 /// The sum of `f(i)` for i in 0..n, added in `LANES` interleaved chains that are then folded pairwise.

@@ -10,12 +10,13 @@
 //! | b | any, elements dividing those of a | T |
 //! | y | as a | T |
 //!
-//! Numerics: one rounding per element; the sum over repetitions is in `T::Acc`, in order.
+//! Numerics: one rounding per element; the sum over repetitions is in `T::Acc`, in a fixed order.
 
 mod cpu;
 
 use crate::check::{Case, Entry, Input};
 use crate::op::{Backward, Cost, Forward, Made, Op, Run, Shapes, check, float, take};
+use crate::reduce::partial_sums;
 use crate::{Buffer, Result, Spec, on_cpu, real};
 
 /// See the module.
@@ -52,7 +53,11 @@ impl Op for Add {
             } else {
                 let dy = io.dy();
                 let mut db = io.alloc(b.with_dtype(b.dtype.acc()))?;
-                on_cpu!(io.device(), self.name(), a.dtype, T => cpu::backward::<T>(dy.slice(), db.slice_mut()));
+                let repetitions = a.with_dims([a.elements() / b.elements(), b.elements()]);
+                let mut partial = io.temp(partial_sums(repetitions))?;
+                on_cpu!(io.device(), self.name(), a.dtype, T => {
+                    cpu::backward::<T>(dy.slice(), partial.slice_mut(), db.slice_mut())
+                });
                 io.give(1, db)?;
             }
         }

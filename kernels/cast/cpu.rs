@@ -1,14 +1,13 @@
 //! Conversion on the CPU.
 
 use crate::dtype::{Float, Real};
+use crate::reduce::GRAIN;
 use crate::simd::vectorize;
 use rayon::prelude::*;
 
-const CHUNK: usize = 16 * 1024;
-
 /// `y[i] = x[i]`, rounded once.
 pub fn forward<A: Real, B: Real>(x: &[A], y: &mut [B]) {
-    y.par_chunks_mut(CHUNK).zip(x.par_chunks(CHUNK)).for_each(|(y, x)| {
+    y.par_chunks_mut(GRAIN).zip(x.par_chunks(GRAIN)).for_each(|(y, x)| {
         vectorize(
             #[inline(always)]
             || {

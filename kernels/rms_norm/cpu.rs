@@ -1,72 +1,101 @@
 //! RMSNorm on the CPU: rows in parallel, each row in a fixed order, so a row's result depends on that row alone.
 
 use crate::dtype::{Float, Real};
-use crate::reduce::lane_sum;
+use crate::reduce::{elements_per_task, lane_sum, rows_per_task, sum_rows};
 use crate::simd::vectorize;
 use rayon::prelude::*;
 
 /// `y = x * rstd * w`; writes rstd if asked.
 pub fn forward<T: Real>(x: &[T], w: &[T], eps: f64, y: &mut [T], rstd: Option<&mut [T::Acc]>) {
     let width = w.len();
-    let row = |x: &[T], y: &mut [T]| {
+    let task = |x: &[T], y: &mut [T], mut rstd: Option<&mut [T::Acc]>| {
         vectorize(
             #[inline(always)]
             || {
-                let (x, y, w) = (&x[..width], &mut y[..width], &w[..width]);
-                let squares = lane_sum(width, |i| x[i].to_acc() * x[i].to_acc());
-                let r = T::Acc::ONE / (squares / T::Acc::of(width as f64) + T::Acc::of(eps)).sqrt();
-                for i in 0..width {
-                    y[i] = T::from_acc(x[i].to_acc() * r * w[i].to_acc());
+                let rows = x.chunks_exact(width).zip(y.chunks_exact_mut(width));
+                for (i, (x, y)) in rows.enumerate() {
+                    let r = normalize_row(x, w, eps, y);
+                    if let Some(rstd) = &mut rstd {
+                        rstd[i] = r;
+                    }
                 }
-                r
             },
         )
     };
-    let rows = x.par_chunks(width).zip(y.par_chunks_mut(width));
+    let step = elements_per_task(width);
+    let tasks = x.par_chunks(step).zip(y.par_chunks_mut(step));
     match rstd {
-        Some(rstd) => rows.zip(rstd).for_each(|((x, y), r)| *r = row(x, y)),
-        None => rows.for_each(|(x, y)| {
-            row(x, y);
-        }),
+        Some(rstd) => {
+            let tasks = tasks.zip(rstd.par_chunks_mut(rows_per_task(width)));
+            tasks.for_each(|((x, y), rstd)| task(x, y, Some(rstd)));
+        }
+        None => tasks.for_each(|(x, y)| task(x, y, None)),
     }
+}
+
+/// `y = x * rstd * w` for one row; returns rstd.
+#[inline(always)]
+pub(crate) fn normalize_row<T: Real>(x: &[T], w: &[T], eps: f64, y: &mut [T]) -> T::Acc {
+    let width = w.len();
+    let (x, y) = (&x[..width], &mut y[..width]);
+    let squares = lane_sum(width, |i| x[i].to_acc() * x[i].to_acc());
+    let rstd = T::Acc::ONE / (squares / T::Acc::of(width as f64) + T::Acc::of(eps)).sqrt();
+    for i in 0..width {
+        y[i] = T::from_acc(x[i].to_acc() * rstd * w[i].to_acc());
+    }
+    rstd
 }
 
 /// `dx = rstd * (dy * w - xhat * mean(dy * w * xhat))`.
 pub fn backward_x<T: Real>(x: &[T], w: &[T], rstd: &[T::Acc], dy: &[T], dx: &mut [T]) {
     let width = w.len();
-    let rows = x.par_chunks(width).zip(dy.par_chunks(width)).zip(rstd).zip(dx.par_chunks_mut(width));
-    rows.for_each(|(((x, dy), &r), dx)| {
+    let step = elements_per_task(width);
+    let tasks = x.par_chunks(step).zip(dy.par_chunks(step)).zip(rstd.par_chunks(rows_per_task(width)));
+    tasks.zip(dx.par_chunks_mut(step)).for_each(|(((x, dy), rstd), dx)| {
         vectorize(
             #[inline(always)]
             || {
-                let (x, dy, w, dx) = (&x[..width], &dy[..width], &w[..width], &mut dx[..width]);
-                let dot = lane_sum(width, |i| dy[i].to_acc() * w[i].to_acc() * (x[i].to_acc() * r));
-                let mean = dot / T::Acc::of(width as f64);
-                for i in 0..width {
-                    let g = dy[i].to_acc() * w[i].to_acc();
-                    dx[i] = T::from_acc(r * (g - x[i].to_acc() * r * mean));
+                let rows = x.chunks_exact(width).zip(dy.chunks_exact(width)).zip(rstd);
+                for (((x, dy), &r), dx) in rows.zip(dx.chunks_exact_mut(width)) {
+                    gradient_row(x, w, r, dy, |i, g| dx[i] = T::from_acc(g));
                 }
             },
         )
     });
 }
 
-/// `dw = sum over rows of dy * xhat`, in row order.
-pub fn backward_w<T: Real>(x: &[T], rstd: &[T::Acc], dy: &[T], dw: &mut [T::Acc]) {
+/// Hands `put` the gradient of each element of one row.
+#[inline(always)]
+pub(crate) fn gradient_row<T: Real>(
+    x: &[T],
+    w: &[T],
+    rstd: T::Acc,
+    dy: &[T],
+    mut put: impl FnMut(usize, T::Acc),
+) {
+    let width = w.len();
+    let (x, dy) = (&x[..width], &dy[..width]);
+    let dot = lane_sum(width, |i| dy[i].to_acc() * w[i].to_acc() * (x[i].to_acc() * rstd));
+    let mean = dot / T::Acc::of(width as f64);
+    for i in 0..width {
+        let g = dy[i].to_acc() * w[i].to_acc();
+        put(i, rstd * (g - x[i].to_acc() * rstd * mean));
+    }
+}
+
+/// `dw = sum over rows of dy * xhat`.
+pub fn backward_w<T: Real>(x: &[T], rstd: &[T::Acc], dy: &[T], partial: &mut [T::Acc], dw: &mut [T::Acc]) {
     let width = dw.len();
-    let chunk = 256.min(width.max(1));
-    dw.par_chunks_mut(chunk).enumerate().for_each(|(c, dw)| {
-        vectorize(
-            #[inline(always)]
-            || {
-                dw.fill(T::Acc::ZERO);
-                for ((x, dy), &r) in x.chunks_exact(width).zip(dy.chunks_exact(width)).zip(rstd) {
-                    let (x, dy) = (&x[c * chunk..], &dy[c * chunk..]);
-                    for i in 0..dw.len() {
-                        dw[i] += dy[i].to_acc() * (x[i].to_acc() * r);
-                    }
-                }
-            },
-        )
-    });
+    sum_rows(
+        rstd.len(),
+        partial,
+        dw,
+        #[inline(always)]
+        |r, dw| {
+            let row = r * width..(r + 1) * width;
+            for ((dw, x), dy) in dw.iter_mut().zip(&x[row.clone()]).zip(&dy[row]) {
+                *dw += dy.to_acc() * (x.to_acc() * rstd[r]);
+            }
+        },
+    );
 }

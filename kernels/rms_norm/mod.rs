@@ -10,7 +10,7 @@
 //! | | shape | type | kept for backward |
 //! |---|---|---|---|
 //! | x | [rows.., H] | T | yes |
-//! | w | [H] | T | if dx is wanted |
+//! | w | [H] | T | yes |
 //! | y | as x | T | |
 //! | rstd | [rows] | T::Acc | yes |
 //!
@@ -18,10 +18,11 @@
 //! rounded once, after the weight. Cost: 4 flops per element and one read and one write of x forward.
 //! Errors: w is not as wide as a row of x; types differ.
 
-mod cpu;
+pub(crate) mod cpu;
 
 use crate::check::{Case, Entry, Input};
 use crate::op::{Backward, Cost, Forward, Made, Needs, Op, Run, Shapes, Slot, check, float, take};
+use crate::reduce::partial_sums;
 use crate::{Result, Spec, on_cpu};
 
 /// See the module.
@@ -71,8 +72,9 @@ impl Op for RmsNorm {
         if io.wants(1) {
             let (x, w, rstd, dy) = (io.saved(0), io.saved(1), io.saved(2), io.dy());
             let mut dw = io.alloc(w.spec().with_dtype(w.dtype().acc()))?;
+            let mut partial = io.temp(partial_sums(x.spec()))?;
             on_cpu!(io.device(), self.name(), x.dtype(), T => {
-                cpu::backward_w::<T>(x.slice(), rstd.slice(), dy.slice(), dw.slice_mut())
+                cpu::backward_w::<T>(x.slice(), rstd.slice(), dy.slice(), partial.slice_mut(), dw.slice_mut())
             });
             io.give(1, dw)?;
         }
