@@ -13,6 +13,7 @@ pub mod device;
 pub mod dtype;
 pub mod embedding;
 pub mod error;
+pub mod gemm;
 pub mod math;
 pub mod op;
 pub mod patchify;
@@ -40,6 +41,7 @@ pub const CATALOGUE: &[Entry] = &[
     column_sum::ENTRY,
     cross_entropy::ENTRY,
     embedding::ENTRY,
+    gemm::ENTRY,
     patchify::ENTRY,
     rms_norm::ENTRY,
     splice::ENTRY,
