@@ -12,7 +12,7 @@
 //!
 //! Numerics: one rounding per element; the sum over repetitions is in `T::Acc`, in a fixed order.
 
-pub(crate) mod cpu;
+mod cpu;
 
 use crate::check::{Case, Entry, Input};
 use crate::op::{Backward, Cost, Forward, Made, Op, Run, Shapes, check, float, take};
