@@ -2,5 +2,6 @@
 #![forbid(unsafe_code)]
 
 pub mod error;
+pub mod tokenizer;
 
 pub use error::{Error, Result};
