@@ -131,6 +131,18 @@ impl Real for bf16 {
     }
 }
 
+impl Real for f16 {
+    type Acc = f32;
+    #[inline(always)]
+    fn to_acc(self) -> f32 {
+        self.to_f32()
+    }
+    #[inline(always)]
+    fn from_acc(value: f32) -> f16 {
+        f16::from_f32(value)
+    }
+}
+
 /// A type to do arithmetic in: f32 or f64.
 pub trait Float:
     Real<Acc = Self>

@@ -5,10 +5,12 @@
 
 mod buffer;
 pub(crate) mod host;
+mod mapped;
 mod meter;
 
 pub use buffer::Buffer;
-pub use meter::{Event, Pass, Role, Scope};
+pub use mapped::MappedFile;
+pub use meter::{Event, NoGrad, Pass, Role, Scope};
 
 use crate::{Error, Result, Spec};
 use host::Pool;
@@ -126,6 +128,16 @@ impl Device {
     /// Names the part of the model that runs until the guard is dropped; nested scopes join with a dot.
     pub fn scope(&self, name: &str) -> Scope {
         self.meter().enter(self.clone(), name)
+    }
+
+    /// Until the guard is dropped, parameters are constants: nothing is recorded for backward.
+    pub fn no_grad(&self) -> NoGrad {
+        self.meter().no_grad(self.clone())
+    }
+
+    /// Whether parameters are leaves of a graph now.
+    pub fn grad_enabled(&self) -> bool {
+        self.meter().grad_enabled()
     }
 
     /// The dotted path of the scopes entered now.
