@@ -12,6 +12,7 @@ pub mod check;
 pub mod column_sum;
 pub mod cross_entropy;
 pub mod device;
+pub mod dropout;
 pub mod dtype;
 pub mod embedding;
 pub mod error;
@@ -21,8 +22,10 @@ pub mod layer_norm;
 pub mod math;
 pub mod op;
 pub mod patchify;
+pub mod random;
 mod reduce;
 pub mod rms_norm;
+pub mod rope;
 pub mod run;
 pub mod scale;
 pub mod simd;
@@ -47,12 +50,14 @@ pub const CATALOGUE: &[Entry] = &[
     cast::ENTRY,
     column_sum::ENTRY,
     cross_entropy::ENTRY,
+    dropout::ENTRY,
     embedding::ENTRY,
     gated::ENTRY,
     gemm::ENTRY,
     layer_norm::ENTRY,
     patchify::ENTRY,
     rms_norm::ENTRY,
+    rope::ENTRY,
     scale::ENTRY,
     splice::ENTRY,
     sum_squares::ENTRY,
