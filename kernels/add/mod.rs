@@ -99,6 +99,8 @@ pub const ENTRY: Entry = Entry {
             Case::check("same shape", Add, [Input::normal([3, 5]), Input::normal([3, 5])]),
             Case::check("repeats per image", Add, [Input::normal([6, 4]), Input::normal([3, 4])]),
             Case::check("one row", Add, [Input::normal([1, 7]), Input::normal([7])]),
+            Case::parity("bias of 700 rows", Add, [Input::normal([700, 131]), Input::normal([131])]),
+            Case::parity("several tasks", Add, [Input::normal([700, 131]), Input::normal([700, 131])]),
             Case::bench(
                 "residual 2048x4096",
                 Add,

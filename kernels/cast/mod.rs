@@ -71,6 +71,7 @@ pub const ENTRY: Entry = Entry {
     cases: || {
         vec![
             Case::check("to f64", Cast { to: DType::F64 }, [Input::normal([3, 5])]),
+            Case::parity("several tasks to bf16", Cast { to: DType::Bf16 }, [Input::normal([700, 131])]),
             Case::bench("to bf16 2048x4096", Cast { to: DType::Bf16 }, [Input::normal([2048, 4096])]),
         ]
     },

@@ -28,8 +28,8 @@ const SAMPLES: u64 = 8;
 /// The rounding step of a type: half the distance from 1 to the next number.
 fn step(dtype: DType) -> f64 {
     match dtype {
-        DType::Bf16 => 2f64.powi(-9),
-        DType::F16 => 2f64.powi(-12),
+        DType::Bf16 => 2f64.powi(-8),
+        DType::F16 => 2f64.powi(-11),
         DType::F32 => 2f64.powi(-24),
         DType::F64 => 2f64.powi(-53),
         DType::U32 => 0.0,

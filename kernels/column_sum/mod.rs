@@ -14,7 +14,8 @@ mod cpu;
 
 use crate::check::{Case, Entry, Input};
 use crate::op::{Backward, Cost, Forward, Made, Op, Run, Shapes, float, take};
-use crate::{Buffer, Result, Role, Spec, on_cpu};
+use crate::reduce::partial_sums;
+use crate::{Result, Spec, on_cpu};
 
 /// See the module.
 #[derive(Debug, Clone)]
@@ -32,8 +33,12 @@ impl Op for ColumnSum {
     }
 
     fn forward(&self, io: &mut Forward) -> Result<Made> {
+        let x = io.input(0);
         let mut y = io.output(0)?;
-        column_sum(io.input(0), &mut y)?;
+        let mut partial = io.temp(partial_sums(x.spec()))?;
+        on_cpu!(io.device(), self.name(), x.dtype(), T => {
+            cpu::forward::<T>(x.slice(), partial.slice_mut(), y.slice_mut())
+        });
         Ok(Made::outs([y]))
     }
 
@@ -50,19 +55,6 @@ impl Op for ColumnSum {
         let flops = if run == Run::Forward { x.elements() as u64 } else { 0 };
         Cost { flops, bytes: (x.bytes() + x.last() * x.dtype.acc().size()) as u64 }
     }
-}
-
-/// Overwrites `y`, of type `T::Acc`, by the sum over x's rows; a row is as wide as y has elements.
-pub fn column_sum(x: &Buffer, y: &mut Buffer) -> Result<()> {
-    let device = x.device();
-    let width = y.spec().elements();
-    assert_eq!(x.spec().elements() % width.max(1), 0, "{x:?} has whole rows of {y:?}");
-    let blocks = (x.spec().elements() / width.max(1)).div_ceil(cpu::BLOCK);
-    let mut partial = device.alloc(Spec::new(y.dtype(), [blocks, width]), Role::Workspace)?;
-    on_cpu!(device, "column_sum", x.dtype(), T => {
-        cpu::forward::<T>(x.slice(), partial.slice_mut(), y.slice_mut())
-    });
-    Ok(())
 }
 
 /// The catalogue row.

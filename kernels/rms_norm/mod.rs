@@ -103,6 +103,7 @@ pub const ENTRY: Entry = Entry {
             case("one row", 1, 8),
             case("257 rows", 257, 3),
             case("odd width", 5, 67),
+            Case::parity("700x131", RmsNorm { eps: 1e-5 }, [Input::normal([700, 131]), Input::normal([131])]),
             Case::bench(
                 "2048x4096",
                 RmsNorm { eps: 1e-5 },
