@@ -204,19 +204,23 @@ mod tests {
 
     #[test]
     fn sums_in_the_narrow_type_are_refused() {
-        // The sum of 257 numbers in [0, 1) in bf16 after every addition, against the sum rounded once.
+        const ROWS: usize = 257;
+        const COLUMNS: usize = 64;
+        let narrow = |v: f64| bf16::from_f64(v).to_f64();
         let mut random = Random::new(7);
-        let x: Vec<f64> = (0..257).map(|_| bf16::from_f64(random.uniform()).to_f64()).collect();
-        let exact: f64 = x.iter().sum();
+        let x: Vec<f64> = (0..ROWS * COLUMNS).map(|_| narrow(random.normal())).collect();
+        let sums = |x: &[f64], add: &dyn Fn(f64, f64) -> f64| -> Vec<f64> {
+            (0..COLUMNS).map(|j| x.iter().skip(j).step_by(COLUMNS).fold(0.0, |s, v| add(s, *v))).collect()
+        };
+        let exact = sums(&x, &|s, v| s + v);
+        let mut nudge = |v: &f64| v * (1.0 + step(DType::Bf16) * (2.0 * random.uniform() - 1.0));
         let moved: Vec<Vec<f64>> = (0..SAMPLES)
-            .map(|_| {
-                vec![x.iter().map(|v| v * (1.0 + step(DType::Bf16) * (2.0 * random.uniform() - 1.0))).sum()]
-            })
+            .map(|_| sums(&x.iter().map(&mut nudge).collect::<Vec<_>>(), &|s, v| s + v))
             .collect();
-        let allowed = allowed(&[exact], &moved.iter().collect::<Vec<_>>(), DType::Bf16, 257.0);
-        let narrow = x.iter().fold(bf16::ZERO, |sum, v| bf16::from_f64(sum.to_f64() + v)).to_f64();
-        assert!(worst(&[narrow], &[exact], &allowed) > 1.0);
-        assert!(worst(&[bf16::from_f64(exact).to_f64()], &[exact], &allowed) < 1.0);
+        let allowed = allowed(&exact, &moved.iter().collect::<Vec<_>>(), DType::Bf16, ROWS as f64);
+        let rounded: Vec<f64> = exact.iter().map(|v| narrow(*v)).collect();
+        assert!(worst(&rounded, &exact, &allowed) < 1.0);
+        assert!(worst(&sums(&x, &|s, v| narrow(s + v)), &exact, &allowed) > 1.0);
     }
 
     #[test]

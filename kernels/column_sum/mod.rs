@@ -15,7 +15,7 @@ mod cpu;
 use crate::check::{Case, Entry, Input};
 use crate::op::{Backward, Cost, Forward, Made, Op, Run, Shapes, float, take};
 use crate::reduce::partial_sums;
-use crate::{Result, Spec, on_cpu};
+use crate::{Buffer, Result, Role, Spec, on_cpu};
 
 /// See the module.
 #[derive(Debug, Clone)]
@@ -33,12 +33,8 @@ impl Op for ColumnSum {
     }
 
     fn forward(&self, io: &mut Forward) -> Result<Made> {
-        let x = io.input(0);
         let mut y = io.output(0)?;
-        let mut partial = io.temp(partial_sums(x.spec()))?;
-        on_cpu!(io.device(), self.name(), x.dtype(), T => {
-            cpu::forward::<T>(x.slice(), partial.slice_mut(), y.slice_mut())
-        });
+        column_sum(io.input(0), &mut y)?;
         Ok(Made::outs([y]))
     }
 
@@ -55,6 +51,16 @@ impl Op for ColumnSum {
         let flops = if run == Run::Forward { x.elements() as u64 } else { 0 };
         Cost { flops, bytes: (x.bytes() + x.last() * x.dtype.acc().size()) as u64 }
     }
+}
+
+/// Overwrites `y`, [N] of type `T::Acc`, by the sum over the rows of `x`, [rows.., N].
+pub fn column_sum(x: &Buffer, y: &mut Buffer) -> Result<()> {
+    assert_eq!(y.spec().elements(), x.spec().last(), "{x:?} has rows as wide as {y:?}");
+    let mut partial = x.device().alloc(partial_sums(x.spec()), Role::Workspace)?;
+    on_cpu!(x.device(), "column_sum", x.dtype(), T => {
+        cpu::forward::<T>(x.slice(), partial.slice_mut(), y.slice_mut())
+    });
+    Ok(())
 }
 
 /// The catalogue row.
