@@ -83,6 +83,12 @@ pub const ENTRY: Entry = Entry {
             case("squared relu", Act::SquaredRelu),
             case("relu", Act::Relu),
             case("silu", Act::Silu),
+            Case::parity("gelu 700x131", Activation { kind: Act::GeluErf }, [Input::no_kink([700, 131])]),
+            Case::parity(
+                "gelu tanh 700x131",
+                Activation { kind: Act::GeluTanh },
+                [Input::no_kink([700, 131])],
+            ),
             Case::bench("gelu 2048x4096", Activation { kind: Act::GeluErf }, [Input::normal([2048, 4096])]),
             Case::bench(
                 "quick gelu 2048x4096",

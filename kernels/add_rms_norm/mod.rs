@@ -133,6 +133,7 @@ pub const ENTRY: Entry = Entry {
             Case::check("one row", AddRmsNorm { eps: 1e-5 }, ins(1, 8)),
             Case::check("257 rows", AddRmsNorm { eps: 1e-5 }, ins(257, 2)),
             Case::check("odd width", AddRmsNorm { eps: 1e-5 }, ins(3, 67)),
+            Case::parity("700x131", AddRmsNorm { eps: 1e-5 }, ins(700, 131)),
             Case::bench("2048x4096", AddRmsNorm { eps: 1e-5 }, ins(2048, 4096)),
         ]
     },

@@ -12,8 +12,8 @@ pub fn forward<T: Real>(x: &[T], partial: &mut [T::Acc], y: &mut [T::Acc]) {
         partial,
         y,
         #[inline(always)]
-        |r, y| {
-            for (y, x) in y.iter_mut().zip(&x[r * width..][..width]) {
+        |r, c, y| {
+            for (y, x) in y.iter_mut().zip(&x[r * width + c..]) {
                 *y += x.to_acc();
             }
         },

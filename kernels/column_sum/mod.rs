@@ -53,10 +53,12 @@ impl Op for ColumnSum {
     }
 }
 
-/// Overwrites `y`, [N] of type `T::Acc`, by the sum over the rows of `x`, [rows.., N].
+/// Overwrites `y`, N elements of type `T::Acc`, by the sum over the rows of `x`, which are N wide.
 pub fn column_sum(x: &Buffer, y: &mut Buffer) -> Result<()> {
-    assert_eq!(y.spec().elements(), x.spec().last(), "{x:?} has rows as wide as {y:?}");
-    let mut partial = x.device().alloc(partial_sums(x.spec()), Role::Workspace)?;
+    let width = y.spec().elements();
+    let rows = x.spec().elements() / width.max(1);
+    assert_eq!(x.spec().elements(), rows * width, "{x:?} has whole rows as wide as {y:?}");
+    let mut partial = x.device().alloc(partial_sums(x.spec().with_dims([rows, width])), Role::Workspace)?;
     on_cpu!(x.device(), "column_sum", x.dtype(), T => {
         cpu::forward::<T>(x.slice(), partial.slice_mut(), y.slice_mut())
     });

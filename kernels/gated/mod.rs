@@ -93,6 +93,7 @@ pub const ENTRY: Entry = Entry {
             case("geglu", Act::GeluErf, 3, 17),
             case("geglu tanh", Act::GeluTanh, 3, 17),
             case("reglu", Act::Relu, 3, 17),
+            Case::parity("swiglu 700x131", Gated { act: Act::Silu }, [Input::no_kink([700, 2 * 131])]),
             Case::bench("swiglu 2048x11008", Gated { act: Act::Silu }, [Input::normal([2048, 2 * 11008])]),
         ]
     },

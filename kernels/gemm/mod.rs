@@ -41,7 +41,7 @@ pub use cpu::{Product, multiply, multiply_on};
 pub use pack::Matrix;
 pub use tile::Accumulator;
 
-use crate::check::{Case, Entry, Input};
+use crate::check::{Case, CaseKind, Entry, Input};
 use crate::dtype::{Element, Real};
 use crate::op::{Backward, Cost, Forward, Made, Needs, Op, Run, Shapes, Slot, check, float};
 use crate::{Buffer, Device, Error, Result, Spec, on_cpu};
@@ -286,6 +286,10 @@ fn cases() -> Vec<Case> {
     let flattened = Gemm { kind: Kind::NT, bias: true, accumulate: true };
     let ins = [[2, 3, 4].to_vec(), vec![5, 4], vec![5], vec![2, 3, 5]].map(Input::normal);
     all.push(Case::check("NT leading dimensions kept", flattened, ins));
+    for kind in [Kind::NN, Kind::NT, Kind::TN] {
+        let case = flat("several tiles", kind, true, true, [150, 301, 577]);
+        all.push(Case { kind: CaseKind::Parity, ..case });
+    }
     for (name, kind, sizes) in [
         ("clip mlp 2056x4096x1024", Kind::NT, [2056, 4096, 1024]),
         ("llama mlp 2048x11008x4096", Kind::NT, [2048, 11008, 4096]),

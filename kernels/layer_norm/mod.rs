@@ -129,6 +129,7 @@ pub const ENTRY: Entry = Entry {
             Case::check("257 rows", op(false), ins(257, 3)),
             Case::check("odd width", op(false), ins(5, 67)),
             Case::check("one plus", op(true), ins(4, 33)),
+            Case::parity("700x131", op(true), ins(700, 131)),
             Case::bench("18464x1024", op(false), ins(32 * 577, 1024)),
             Case::bench("one plus 4096x2048", op(true), ins(4096, 2048)),
         ]

@@ -66,6 +66,7 @@ pub const ENTRY: Entry = Entry {
     cases: || {
         vec![
             Case::check("by 0.3", Scale { factor: 0.3 }, [Input::normal([3, 7])]),
+            Case::parity("700x131", Scale { factor: 0.3 }, [Input::normal([700, 131])]),
             Case::bench("2048x4096", Scale { factor: 0.5 }, [Input::normal([2048, 4096])]),
         ]
     },
