@@ -14,9 +14,11 @@ mod literal;
 mod merge;
 mod protobuf;
 mod sentencepiece;
+mod train;
 mod vocabulary;
 
 pub use decoder::Decoder;
+pub use train::train;
 
 use std::ops::Range;
 use std::path::{Path, PathBuf};
