@@ -4,5 +4,6 @@
 pub mod config;
 pub mod error;
 pub mod tokenizer;
+pub mod image;
 
 pub use error::{Error, Result};
