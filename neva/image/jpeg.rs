@@ -19,8 +19,7 @@ pub(super) fn decode(bytes: &[u8]) -> Result<Image, String> {
     let [width, height] = walk(bytes)?;
     let (width, height) = check_size(width, height, bytes.len(), PIXELS_PER_BYTE)?;
 
-    let options =
-        DecoderOptions::default().set_strict_mode(true).set_max_width(width).set_max_height(height);
+    let options = DecoderOptions::default().set_strict_mode(true).set_max_width(width).set_max_height(height);
     let mut decoder = JpegDecoder::new_with_options(ZCursor::new(bytes), options);
     let damaged = |error| format!("damaged JPEG: {error}");
     decoder.decode_headers().map_err(damaged)?;

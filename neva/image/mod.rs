@@ -46,6 +46,14 @@ impl Image {
         Self { width, height, rgb: colour.repeat(width * height) }
     }
 
+    /// The `3 * width` samples of row `y`.
+    ///
+    /// # Panics
+    /// When there is no such row.
+    pub fn row(&self, y: usize) -> &[u8] {
+        &self.rgb[y * self.width * 3..][..self.width * 3]
+    }
+
     /// Reads a PNG or a JPEG. The content says which, not the extension. Rotation tags (EXIF) are not applied; an alpha
     /// channel is dropped, not composited.
     ///
@@ -53,7 +61,9 @@ impl Image {
     /// [`Error::Image`] when the file is missing, empty, cut off, damaged, of another format, or larger than
     /// [`MAX_PIXELS`]; the last is known from the header, before any allocation.
     pub fn open(path: &Path) -> Result<Self> {
-        read(path).and_then(|bytes| decode(&bytes)).map_err(|message| Error::Image { path: path.into(), message })
+        read(path)
+            .and_then(|bytes| decode(&bytes))
+            .map_err(|message| Error::Image { path: path.into(), message })
     }
 
     /// Decodes the bytes of a PNG or JPEG file, as [`Image::open`] does; `origin` is named in errors.

@@ -5,7 +5,9 @@
 
 use std::io::{Cursor, Write};
 
-use ::png::{BitDepth, ColorType, Decoder, DecodingError, Encoder, EncodingError, Limits, Reader, Transformations};
+use ::png::{
+    BitDepth, ColorType, Decoder, DecodingError, Encoder, EncodingError, Limits, Reader, Transformations,
+};
 
 use super::{Image, check_size};
 
@@ -55,7 +57,10 @@ pub(super) fn decode(bytes: &[u8]) -> Result<Image, String> {
 /// Writes `image` as an 8-bit RGB PNG.
 pub(super) fn encode(image: &Image, out: impl Write) -> std::io::Result<()> {
     let (Ok(width), Ok(height)) = (u32::try_from(image.width), u32::try_from(image.height)) else {
-        return Err(std::io::Error::other(format!("{} x {} is too large for PNG", image.width, image.height)));
+        return Err(std::io::Error::other(format!(
+            "{} x {} is too large for PNG",
+            image.width, image.height
+        )));
     };
     let mut encoder = Encoder::new(std::io::BufWriter::new(out), width, height);
     encoder.set_color(ColorType::Rgb);

@@ -64,7 +64,7 @@ impl Preprocess {
                 return Err(keys.wrong(key, "is false, expected true".into()));
             }
         }
-        if let Some(resample) = config.get("resample").filter(|v| v.as_u64() != Some(BICUBIC)) {
+        if let Some(resample) = keys.get("resample").filter(|v| v.as_u64() != Some(BICUBIC)) {
             return Err(keys.wrong("resample", format!("is {resample}, expected {BICUBIC} (bicubic)")));
         }
         let factor = keys.number("rescale_factor", 1.0 / 255.0)?;
@@ -133,10 +133,13 @@ impl Processor {
         }
         let patch_size =
             keys.size("patch_size", &[])?.ok_or_else(|| keys.wrong("patch_size", "is missing".into()))?;
-        let additional = match config.get("num_additional_image_tokens") {
-            None | Some(Value::Null) => 0,
+        let additional = match keys.get("num_additional_image_tokens") {
+            None => 0,
             Some(value) => value.as_u64().filter(|&n| n <= 1024).ok_or_else(|| {
-                keys.wrong("num_additional_image_tokens", format!("is {value}, expected a small whole number"))
+                keys.wrong(
+                    "num_additional_image_tokens",
+                    format!("is {value}, expected a small whole number"),
+                )
             })? as usize,
         };
         Ok(Self {
@@ -213,7 +216,8 @@ impl<'a> Keys<'a> {
         match side {
             Some(side @ 1..=16384) => Ok(Some(side as usize)),
             _ => {
-                let named = if sides.is_empty() { String::new() } else { format!(" as {}", sides.join(" = ")) };
+                let named =
+                    if sides.is_empty() { String::new() } else { format!(" as {}", sides.join(" = ")) };
                 Err(self.wrong(key, format!("is {value}, expected one side of 1 to 16384 pixels{named}")))
             }
         }

@@ -1,13 +1,12 @@
 //! Bicubic resize, equal to Pillow's `Image.resize(…, BICUBIC)` bit for bit.
 //!
 //! Pillow resamples 8-bit pictures with Keys' cubic (a = -0.5) whose support grows with the reduction, so that it also
-//! filters; horizontally, then vertically, in fixed point, and rounds to 8 bits *after each pass*. What a trained tower
-//! has seen are those bytes: a resize that rounds once, or in floating point, differs in a fifth of them.
+//! filters; one axis after the other, in fixed point, and rounds to 8 bits *after each pass*. What a trained tower has
+//! seen are those bytes: a resize that rounds once, or in floating point, differs in a fifth of them. Because of the
+//! rounding the order of the passes shows; see [`down_first`].
 //!
-//! The source is read row by row: a row is resampled horizontally and added into the accumulators of the few output
-//! rows that it reaches. Integer sums do not depend on their order, so this equals two full passes, while memory holds
-//! the output only. A centre crop is a window of the output; nothing outside of it is computed, so a very long picture
-//! costs no more than its crop.
+//! Only the output is ever held whole. A centre crop is a window of the output and nothing outside of it is computed, so
+//! a very long picture costs no more than its crop.
 
 use std::ops::Range;
 
@@ -35,27 +34,65 @@ pub fn bicubic_window(image: &Image, size: [usize; 2], window: [Range<usize>; 2]
         assert!(range.start < range.end && range.end <= *side, "window {window:?} of {size:?}");
     }
     let [columns, rows] = window;
-    let [width, height] = [columns.len(), rows.len()];
     let across = Taps::new(image.width, size[0], columns);
     let down = Taps::new(image.height, size[1], rows);
+    let rgb = if down_first([image.width, image.height], size) {
+        down_then_across(image, &across, &down)
+    } else {
+        across_then_down(image, &across, &down)
+    };
+    Image { width: across.len(), height: down.len(), rgb }
+}
 
-    let mut sums = vec![HALF; width * height * 3];
-    let mut row = vec![0u8; width * 3];
+/// Whether the vertical pass runs first: Pillow's rule since 13.0 (before, it never did), which is when that sheds rows,
+/// and more than twice as many as the other pass sheds columns.
+fn down_first(source: [usize; 2], target: [usize; 2]) -> bool {
+    let shed = |axis: usize| source[axis] as i64 - target[axis] as i64;
+    shed(1) > 0 && shed(1) > 2 * shed(0)
+}
+
+/// Reads the source once. A row is resampled, then added into the accumulators of the few output rows that it reaches:
+/// integer sums do not depend on their order, so this equals two full passes.
+fn across_then_down(image: &Image, across: &Taps, down: &Taps) -> Vec<u8> {
+    let mut row = vec![0; across.len() * 3];
+    let mut sums = vec![HALF; down.len() * row.len()];
     let mut first_open = 0;
     for y in down.reach() {
-        across.resample(&image.rgb[y * image.width * 3..][..image.width * 3], &mut row);
+        across.resample(image.row(y), &mut row);
         while down.source(first_open).end <= y {
             first_open += 1;
         }
-        let open = (first_open..height).take_while(|&i| down.source(i).start <= y);
-        for i in open {
+        for i in (first_open..down.len()).take_while(|&i| down.source(i).start <= y) {
             let weight = down.weights(i)[y - down.source(i).start];
-            for (sum, &sample) in sums[i * width * 3..][..width * 3].iter_mut().zip(&row) {
-                *sum += weight * i32::from(sample);
-            }
+            accumulate(&mut sums[i * row.len()..][..row.len()], weight, &row);
         }
     }
-    Image { width, height, rgb: sums.into_iter().map(to_sample).collect() }
+    sums.into_iter().map(to_sample).collect()
+}
+
+/// Makes one output row after the other, from only the columns that the horizontal pass will read.
+fn down_then_across(image: &Image, across: &Taps, down: &Taps) -> Vec<u8> {
+    let mut rgb = vec![0; down.len() * across.len() * 3];
+    let read = across.reach().start * 3..across.reach().end * 3;
+    let mut row = vec![0; image.width * 3];
+    let mut sums = vec![HALF; read.len()];
+    for (i, target) in rgb.chunks_exact_mut(across.len() * 3).enumerate() {
+        sums.fill(HALF);
+        for (y, &weight) in down.source(i).zip(down.weights(i)) {
+            accumulate(&mut sums, weight, &image.row(y)[read.clone()]);
+        }
+        for (sample, &sum) in row[read.clone()].iter_mut().zip(&sums) {
+            *sample = to_sample(sum);
+        }
+        across.resample(&row, target);
+    }
+    rgb
+}
+
+fn accumulate(sums: &mut [i32], weight: i32, samples: &[u8]) {
+    for (sum, &sample) in sums.iter_mut().zip(samples) {
+        *sum += weight * i32::from(sample);
+    }
 }
 
 /// Rounds (the half is in the sum already) and clips.
@@ -115,6 +152,11 @@ impl Taps {
         Self { spans, weights, stride }
     }
 
+    /// The number of outputs.
+    fn len(&self) -> usize {
+        self.spans.len()
+    }
+
     fn source(&self, output: usize) -> Range<usize> {
         let (start, len) = self.spans[output];
         start..start + len
@@ -126,7 +168,7 @@ impl Taps {
 
     /// Every source position that any output reads.
     fn reach(&self) -> Range<usize> {
-        self.source(0).start..self.source(self.spans.len() - 1).end
+        self.source(0).start..self.source(self.len() - 1).end
     }
 
     /// One row of RGB pixels: `row` is the source's, `out` has three samples for each output.
@@ -134,7 +176,8 @@ impl Taps {
         for (i, target) in out.chunks_exact_mut(3).enumerate() {
             let source = self.source(i);
             let mut sums = [HALF; 3];
-            for (pixel, weight) in row[source.start * 3..source.end * 3].chunks_exact(3).zip(self.weights(i)) {
+            for (pixel, weight) in row[source.start * 3..source.end * 3].chunks_exact(3).zip(self.weights(i))
+            {
                 for (sum, &sample) in sums.iter_mut().zip(pixel) {
                     *sum += weight * i32::from(sample);
                 }
