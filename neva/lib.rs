@@ -3,7 +3,7 @@
 
 pub mod config;
 pub mod error;
-pub mod tokenizer;
 pub mod image;
+pub mod tokenizer;
 
 pub use error::{Error, Result};
