@@ -7,6 +7,7 @@ pub mod activation;
 pub mod adamw;
 pub mod add;
 pub mod add_rms_norm;
+pub mod attention;
 pub mod cast;
 pub mod check;
 pub mod column_sum;
@@ -18,6 +19,7 @@ pub mod embedding;
 pub mod error;
 pub mod gated;
 pub mod gemm;
+pub mod kv_cache;
 pub mod layer_norm;
 pub mod math;
 pub mod op;
@@ -47,6 +49,8 @@ pub const CATALOGUE: &[Entry] = &[
     adamw::ENTRY,
     add::ENTRY,
     add_rms_norm::ENTRY,
+    attention::CACHED_ENTRY,
+    attention::ENTRY,
     cast::ENTRY,
     column_sum::ENTRY,
     cross_entropy::ENTRY,
@@ -54,6 +58,7 @@ pub const CATALOGUE: &[Entry] = &[
     embedding::ENTRY,
     gated::ENTRY,
     gemm::ENTRY,
+    kv_cache::ENTRY,
     layer_norm::ENTRY,
     patchify::ENTRY,
     rms_norm::ENTRY,
