@@ -126,12 +126,15 @@ pub const CACHED_ENTRY: Entry = Entry {
         let check = |name: &str, (op, ins): (CachedAttention, [Input; 4])| Case::check(name, op, ins);
         let decode: Vec<[u32; 2]> = (0..8).map(|slot| [slot, 319]).collect();
         let (op, ins) = case(8, 8, 64, [8, 320], &decode);
+        let prefill: Vec<[u32; 2]> = (0..150).map(|i| [1, i]).chain([[0, 199], [0, 3]]).collect();
+        let (large, large_ins) = case(4, 2, 24, [2, 200], &prefill);
         vec![
             check("1 row", case(2, 1, 8, [3, 5], &[[1, 0]])),
             check(
                 "rows of two slots, out of order",
                 case(2, 2, 16, [2, 70], &[[0, 65], [1, 3], [1, 4], [0, 64]]),
             ),
+            Case::parity("prefill of 150 rows beside single ones", large, large_ins),
             Case::bench("decode 8 x 320 keys, 8 heads of 64", op, ins),
         ]
     },

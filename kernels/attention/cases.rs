@@ -74,6 +74,10 @@ pub const ENTRY: Entry = Entry {
             let (op, ins) = attention(heads, causal, lens);
             Case::check(name, SmallTiles(op), ins)
         };
+        let parity = |name: &str, heads: [usize; 3], causal: bool, lens: &[usize]| {
+            let (op, ins) = attention(heads, causal, lens);
+            Case::parity(name, op, ins)
+        };
         let bench = |name: &str, heads: [usize; 3], causal: bool, lens: &[usize]| {
             let (op, ins) = attention(heads, causal, lens);
             Case::bench(name, op, ins)
@@ -88,6 +92,8 @@ pub const ENTRY: Entry = Entry {
             small("one key head for all", [3, 1, 8], false, &[9]),
             small("packed, one sequence empty", [2, 1, 8], true, &[3, 0, 9, 1]),
             small("packed, full", [2, 2, 8], false, &[0, 4, 9]),
+            parity("257 tokens, full", [2, 2, 24], false, &[257]),
+            parity("packed, causal, grouped heads", [4, 2, 16], true, &[70, 0, 1, 129]),
             bench("vision tower 4 x 257, 16 heads of 64", [16, 16, 64], false, &[257; 4]),
             bench("vision tower 1 x 577, 16 heads of 64", [16, 16, 64], false, &[577]),
             bench("decoder 8 x 320, 8 heads of 64", [8, 8, 64], true, &[320; 8]),

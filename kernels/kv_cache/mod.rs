@@ -87,10 +87,12 @@ pub const ENTRY: Entry = Entry {
         };
         let (one, ins) = case([1, 1, 1, 8], 1, vec![0]);
         let (some, some_ins) = case([2, 5, 1, 8], 3, vec![9, 0, 4]);
+        let (large, large_ins) = case([3, 150, 2, 24], 4, (150..300).chain([0, 449]).collect());
         let (bench, bench_ins) = case([8, 320, 8, 64], 8, (0..8).map(|slot| slot * 320 + 319).collect());
         vec![
             Case::check("1 row", one, ins),
             Case::check("rows out of order", some, some_ins),
+            Case::parity("prefill of 150 rows beside single ones", large, large_ins),
             Case::bench("decode 8 rows, 8 heads of 64", bench, bench_ins),
         ]
     },
