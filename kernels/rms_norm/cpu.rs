@@ -91,9 +91,8 @@ pub fn backward_w<T: Real>(x: &[T], rstd: &[T::Acc], dy: &[T], partial: &mut [T:
         partial,
         dw,
         #[inline(always)]
-        |r, column, dw| {
-            let first = r * width + column;
-            let row = first..first + dw.len();
+        |r, dw| {
+            let row = r * width..(r + 1) * width;
             for ((dw, x), dy) in dw.iter_mut().zip(&x[row.clone()]).zip(&dy[row]) {
                 *dw += dy.to_acc() * (x.to_acc() * rstd[r]);
             }
