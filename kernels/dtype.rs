@@ -131,6 +131,18 @@ impl Real for bf16 {
     }
 }
 
+impl Real for f16 {
+    type Acc = f32;
+    #[inline(always)]
+    fn to_acc(self) -> f32 {
+        self.to_f32()
+    }
+    #[inline(always)]
+    fn from_acc(value: f32) -> f16 {
+        f16::from_f32(value)
+    }
+}
+
 /// A type to do arithmetic in: f32 or f64.
 pub trait Float:
     Real<Acc = Self>
@@ -167,6 +179,9 @@ pub trait Float:
     fn tanh(self) -> Self;
     /// The error function.
     fn erf(self) -> Self;
+    /// `self * a + b`, rounded once. A library call where the machine code has no such instruction, so hot loops
+    /// use it only on a path that has.
+    fn mul_add(self, a: Self, b: Self) -> Self;
     /// The larger of two; the other one if one is NaN.
     fn max(self, other: Self) -> Self;
     /// The smaller of two; the other one if one is NaN.
@@ -210,6 +225,10 @@ macro_rules! float {
             #[inline(always)]
             fn erf(self) -> Self {
                 $erf(self)
+            }
+            #[inline(always)]
+            fn mul_add(self, a: Self, b: Self) -> Self {
+                <$t>::mul_add(self, a, b)
             }
             #[inline(always)]
             fn max(self, other: Self) -> Self {

@@ -31,24 +31,30 @@ pub(crate) fn partial_sums(x: Spec) -> Spec {
     Spec::new(x.dtype.acc(), [x.rows().div_ceil(SUM_ROWS), x.last()])
 }
 
-/// Sums rows: `add(r, sum)` adds row r of `rows` to `sum`. The gradients of biases and norm weights are such sums.
+/// Columns that [`sum_rows`] hands out together: their sums stay in the first-level cache.
+const SUM_COLUMNS: usize = 256;
+
+/// Sums something over rows: `add(r, c, sum)` adds its row r, from column c on, to `sum`. The gradients of norm
+/// weights are such sums.
 ///
-/// Blocks of rows are summed in parallel into `partial`, then the blocks in their order, so the result depends on
-/// the rows alone.
+/// Blocks of rows are summed into `partial`, then the blocks in their order: the result does not depend on threads.
 pub(crate) fn sum_rows<A: Float>(
     rows: usize,
     partial: &mut [A],
     sum: &mut [A],
-    add: impl Fn(usize, &mut [A]) + Sync,
+    add: impl Fn(usize, usize, &mut [A]) + Sync,
 ) {
-    let width = sum.len();
-    partial.par_chunks_mut(width.max(1)).enumerate().for_each(|(block, partial)| {
+    let width = sum.len().max(1);
+    let tasks = partial.par_chunks_mut(width).enumerate().flat_map(|(block, partial)| {
+        partial.par_chunks_mut(SUM_COLUMNS).enumerate().map(move |(c, partial)| (block, c, partial))
+    });
+    tasks.for_each(|(block, c, partial)| {
         vectorize(
             #[inline(always)]
             || {
                 partial.fill(A::ZERO);
                 for r in block * SUM_ROWS..rows.min((block + 1) * SUM_ROWS) {
-                    add(r, partial);
+                    add(r, c * SUM_COLUMNS, partial);
                 }
             },
         )
@@ -57,7 +63,7 @@ pub(crate) fn sum_rows<A: Float>(
         #[inline(always)]
         || {
             sum.fill(A::ZERO);
-            for partial in partial.chunks_exact(width.max(1)) {
+            for partial in partial.chunks_exact(width) {
                 for (s, p) in sum.iter_mut().zip(partial) {
                     *s += *p;
                 }

@@ -17,6 +17,10 @@ pub struct Ran {
 /// Runs `op` forward on `ins`. Inputs are owned: the last holder of a buffer donates it to ops that work in place.
 /// `needs` says which inputs will want a gradient.
 pub fn forward(op: &dyn Op, ins: Vec<Buffer>, needs: Needs) -> Result<Ran> {
+    run(op, ins, needs, Pass::Forward)
+}
+
+fn run(op: &dyn Op, ins: Vec<Buffer>, needs: Needs, pass: Pass) -> Result<Ran> {
     let name = op.name();
     let specs: Vec<Spec> = ins.iter().map(Buffer::spec).collect();
     let shapes = op.infer(&specs)?;
@@ -34,7 +38,7 @@ pub fn forward(op: &dyn Op, ins: Vec<Buffer>, needs: Needs) -> Result<Ran> {
     let mut io = Forward { op: name, device: &device, ins, shapes: &shapes, grad: needs.any() };
     let made = op.forward(&mut io)?;
     drop(io);
-    timer.stop(op, || device.scope_path(), Pass::Forward, || op.cost(&specs, Run::Forward));
+    timer.stop(op, || device.scope_path(), pass, || op.cost(&specs, Run::Forward));
     debug_assert_eq!(made.outs.iter().map(Buffer::spec).collect::<Vec<_>>(), shapes.outs, "{name}: outputs");
     let saved = slots
         .iter()
@@ -87,7 +91,7 @@ pub fn backward(
 
 /// Runs an op that updates its inputs in place and needs no gradient: the optimiser, a KV cache.
 pub fn update(op: &dyn Op, ins: Vec<Buffer>) -> Result<Vec<Buffer>> {
-    Ok(forward(op, ins, Needs::default())?.outs)
+    Ok(run(op, ins, Needs::default(), Pass::Update)?.outs)
 }
 
 fn common_device(op: &'static str, ins: &[Buffer]) -> Result<Device> {

@@ -21,6 +21,14 @@ pub enum Error {
         /// What is wrong and what was expected.
         message: String,
     },
+    /// A configuration file as a whole. `origin` is `path` or `path:line`.
+    #[error("{origin}: {message}")]
+    ConfigFile {
+        /// The file, with the line where one is known.
+        origin: String,
+        /// What is wrong and what was expected.
+        message: String,
+    },
     /// A model directory or one of its files.
     #[error("{}: {message}", path.display())]
     Checkpoint {

@@ -1,6 +1,9 @@
 //! NeVA: a vision tower, a projector and a language model, trained and run on our own engine.
 #![forbid(unsafe_code)]
 
+pub mod config;
 pub mod error;
+pub mod image;
+pub mod tokenizer;
 
 pub use error::{Error, Result};

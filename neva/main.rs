@@ -1,4 +1,22 @@
-//! The command line of NeVA: argument parsing only.
+//! The command line of NeVA: parses arguments, and turns an error into one line and an exit code.
 #![forbid(unsafe_code)]
 
-fn main() {}
+mod cli;
+
+use std::io::ErrorKind;
+use std::process::ExitCode;
+
+use clap::Parser;
+use neva::Error;
+
+fn main() -> ExitCode {
+    match cli::run(cli::Arguments::parse()) {
+        Ok(()) => ExitCode::SUCCESS,
+        // Whoever read our output has read enough.
+        Err(Error::Io { source, .. }) if source.kind() == ErrorKind::BrokenPipe => ExitCode::SUCCESS,
+        Err(error) => {
+            eprintln!("error: {error}");
+            ExitCode::FAILURE
+        }
+    }
+}

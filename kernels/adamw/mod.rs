@@ -132,6 +132,7 @@ pub const ENTRY: Entry = Entry {
         vec![
             Case::check("first step", op.clone(), inputs(67, 1, false)),
             Case::check("with a narrow weight", op.clone(), inputs(37, 1000, true)),
+            Case::parity("several tasks", op.clone(), inputs(50_003, 10, true)),
             Case::bench("16 M, narrow weight", op.clone(), inputs(1 << 24, 10, true)),
         ]
     },

@@ -1,7 +1,7 @@
 //! Sums on the CPU.
 
 use crate::dtype::{Float, Real};
-use crate::reduce::{GRAIN, elements_per_task, sum_rows};
+use crate::reduce::{GRAIN, elements_per_task};
 use crate::simd::vectorize;
 use rayon::prelude::*;
 
@@ -34,16 +34,4 @@ fn add_row<S: Real, T: Real>(sum: &mut [S], b: &[T]) {
         // T::Acc and S::Acc are the same type whenever S is T or T::Acc; going through f64 is exact.
         *s = S::from_acc(s.to_acc() + <S::Acc as Float>::of(b.to_acc().f64()));
     }
-}
-
-/// `db[i] = sum over repetitions of dy`.
-pub fn backward<T: Real>(dy: &[T], partial: &mut [T::Acc], db: &mut [T::Acc]) {
-    let width = db.len();
-    sum_rows(
-        dy.len() / width,
-        partial,
-        db,
-        #[inline(always)]
-        |r, db| add_row(db, &dy[r * width..(r + 1) * width]),
-    );
 }

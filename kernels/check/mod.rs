@@ -3,7 +3,6 @@
 //! An op's folder ends in one [`Entry`]; its cases drive the gradient check, parity between precisions, paths and
 //! devices, and the benches.
 
-pub mod device;
 pub mod gradient;
 pub mod parity;
 
@@ -41,6 +40,8 @@ pub struct Case {
 pub enum CaseKind {
     /// Small enough for finite differences.
     Check,
+    /// Large enough for several tiles, blocks and tasks, with ragged ends: for every check but finite differences.
+    Parity,
     /// A size that NeVA runs.
     Bench,
 }
@@ -86,6 +87,11 @@ impl Case {
     /// A case for the checks.
     pub fn check(name: impl Into<String>, op: impl Op + 'static, ins: impl Into<Vec<Input>>) -> Self {
         Case { name: name.into(), op: Box::new(op), ins: ins.into(), kind: CaseKind::Check }
+    }
+
+    /// A case for the checks that need no finite differences.
+    pub fn parity(name: impl Into<String>, op: impl Op + 'static, ins: impl Into<Vec<Input>>) -> Self {
+        Case { name: name.into(), op: Box::new(op), ins: ins.into(), kind: CaseKind::Parity }
     }
 
     /// A case for the benches.

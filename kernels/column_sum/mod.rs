@@ -14,6 +14,7 @@ mod cpu;
 
 use crate::check::{Case, Entry, Input};
 use crate::op::{Backward, Cost, Forward, Made, Op, Run, Shapes, float, take};
+use crate::reduce::partial_sums;
 use crate::{Buffer, Result, Role, Spec, on_cpu};
 
 /// See the module.
@@ -52,14 +53,13 @@ impl Op for ColumnSum {
     }
 }
 
-/// Overwrites `y`, of type `T::Acc`, by the sum over x's rows; a row is as wide as y has elements.
+/// Overwrites `y`, N elements of type `T::Acc`, by the sum over the rows of `x`, which are N wide.
 pub fn column_sum(x: &Buffer, y: &mut Buffer) -> Result<()> {
-    let device = x.device();
     let width = y.spec().elements();
-    assert_eq!(x.spec().elements() % width.max(1), 0, "{x:?} has whole rows of {y:?}");
-    let blocks = (x.spec().elements() / width.max(1)).div_ceil(cpu::BLOCK);
-    let mut partial = device.alloc(Spec::new(y.dtype(), [blocks, width]), Role::Workspace)?;
-    on_cpu!(device, "column_sum", x.dtype(), T => {
+    let rows = x.spec().elements() / width.max(1);
+    assert_eq!(x.spec().elements(), rows * width, "{x:?} has whole rows as wide as {y:?}");
+    let mut partial = x.device().alloc(partial_sums(x.spec().with_dims([rows, width])), Role::Workspace)?;
+    on_cpu!(x.device(), "column_sum", x.dtype(), T => {
         cpu::forward::<T>(x.slice(), partial.slice_mut(), y.slice_mut())
     });
     Ok(())
@@ -79,6 +79,7 @@ pub const ENTRY: Entry = Entry {
             case("several blocks", 577, 3),
             case("odd width", 3, 67),
             case("no row", 0, 4),
+            Case::parity("1000x301", ColumnSum, [Input::normal([1000, 301])]),
             Case::bench("2048x4096", ColumnSum, [Input::normal([2048, 4096])]),
         ]
     },

@@ -111,20 +111,17 @@ pub const ENTRY: Entry = Entry {
             let w = Input::acc([n], w.iter().copied());
             Case::check(name, CrossEntropy, [Input::normal([n, vocabulary]), labels, w])
         };
-        let n = 1024;
+        let large = |n: usize, vocabulary: usize| {
+            let labels = Input::ids([n], vocabulary as u32);
+            let w = Input::acc([n], std::iter::repeat_n(1.0 / n as f64, n));
+            [Input::normal([n, vocabulary]), labels, w]
+        };
         vec![
             case("one row", 7, &[3], &[1.0]),
             case("some ignored", 37, &[0, IGNORED, 36, 5, IGNORED], &[0.25, 0.5, 0.75, 0.0, 1.0]),
             case("all but one ignored", 5, &[IGNORED, 2], &[1.0, 1.0]),
-            Case::bench(
-                "1024x32000",
-                CrossEntropy,
-                [
-                    Input::normal([n, 32000]),
-                    Input::ids([n], 32000),
-                    Input::acc([n], std::iter::repeat_n(1.0 / n as f64, n)),
-                ],
-            ),
+            Case::parity("67x1003", CrossEntropy, large(67, 1003)),
+            Case::bench("1024x32000", CrossEntropy, large(1024, 32000)),
         ]
     },
 };

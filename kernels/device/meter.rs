@@ -1,6 +1,7 @@
 //! What a device counts: bytes by role, and on request every op that ran.
 
 use super::Device;
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard};
 use std::time::Duration;
 
@@ -69,6 +70,7 @@ pub(crate) struct Meter {
     bytes: Mutex<Bytes>,
     trace: Mutex<Option<Vec<Event>>>,
     scope: Mutex<Vec<Arc<str>>>,
+    no_grad: AtomicUsize,
 }
 
 #[derive(Default)]
@@ -142,6 +144,15 @@ impl Meter {
         Scope(device)
     }
 
+    pub(crate) fn no_grad(&self, device: Device) -> NoGrad {
+        self.no_grad.fetch_add(1, Ordering::Relaxed);
+        NoGrad(device)
+    }
+
+    pub(crate) fn grad_enabled(&self) -> bool {
+        self.no_grad.load(Ordering::Relaxed) == 0
+    }
+
     pub(crate) fn path(&self) -> Arc<str> {
         lock(&self.scope).last().cloned().unwrap_or_else(|| "".into())
     }
@@ -154,5 +165,15 @@ pub struct Scope(Device);
 impl Drop for Scope {
     fn drop(&mut self) {
         lock(&self.0.meter().scope).pop();
+    }
+}
+
+/// Lets gradients be recorded again when dropped.
+#[must_use = "gradients are recorded again when this is dropped"]
+pub struct NoGrad(Device);
+
+impl Drop for NoGrad {
+    fn drop(&mut self) {
+        self.0.meter().no_grad.fetch_sub(1, Ordering::Relaxed);
     }
 }

@@ -4,17 +4,15 @@
 //! the trace, so two devices (two ranks in one process, say) never mix their numbers.
 
 mod buffer;
-pub mod gpu;
 pub(crate) mod host;
-mod libraries;
+mod mapped;
 mod meter;
-pub mod program;
 
 pub use buffer::Buffer;
-pub use meter::{Event, Pass, Role, Scope};
+pub use mapped::MappedFile;
+pub use meter::{Event, NoGrad, Pass, Role, Scope};
 
 use crate::{Error, Result, Spec};
-use gpu::Gpu;
 use host::Pool;
 use meter::Meter;
 use std::fmt;
@@ -35,8 +33,6 @@ struct Inner {
 pub enum Kind {
     /// The host's processors, through rayon's current thread pool.
     Cpu(Cpu),
-    /// A CUDA device.
-    Gpu(Arc<Gpu>),
     /// Shapes only: memory is counted, nothing is computed. The same model code runs on it.
     Plan,
 }
@@ -59,18 +55,6 @@ impl Device {
     /// The CPU, with every fresh buffer filled with NaN bytes: an output an op forgot to write shows up.
     pub fn cpu_poisoned() -> Self {
         Self::new(Kind::Cpu(Cpu { pool: Arc::default() }), true)
-    }
-
-    /// CUDA device `ordinal`, counted from 0 among those the driver shows.
-    ///
-    /// Errors: no CUDA driver on this machine ([`Error::NoCuda`]), one too old, no such device.
-    pub fn gpu(ordinal: usize) -> Result<Self> {
-        Ok(Self::new(Kind::Gpu(Arc::new(Gpu::open(ordinal)?)), false))
-    }
-
-    /// As [`Device::gpu`], with every fresh buffer filled with NaN bytes.
-    pub fn gpu_poisoned(ordinal: usize) -> Result<Self> {
-        Ok(Self::new(Kind::Gpu(Arc::new(Gpu::open(ordinal)?)), true))
     }
 
     /// A device that counts memory and computes nothing.
@@ -146,6 +130,16 @@ impl Device {
         self.meter().enter(self.clone(), name)
     }
 
+    /// Until the guard is dropped, parameters are constants: nothing is recorded for backward.
+    pub fn no_grad(&self) -> NoGrad {
+        self.meter().no_grad(self.clone())
+    }
+
+    /// Whether parameters are leaves of a graph now.
+    pub fn grad_enabled(&self) -> bool {
+        self.meter().grad_enabled()
+    }
+
     /// The dotted path of the scopes entered now.
     pub fn scope_path(&self) -> Arc<str> {
         self.meter().path()
@@ -154,11 +148,10 @@ impl Device {
 
 impl fmt::Display for Device {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match &self.0.kind {
-            Kind::Cpu(_) => f.write_str("cpu"),
-            Kind::Gpu(gpu) => fmt::Display::fmt(gpu, f),
-            Kind::Plan => f.write_str("plan"),
-        }
+        f.write_str(match self.0.kind {
+            Kind::Cpu(_) => "cpu",
+            Kind::Plan => "plan",
+        })
     }
 }
 

@@ -111,6 +111,14 @@ pub const ENTRY: Entry = Entry {
                 Embedding,
                 [Input::normal([2, 70]), Input::u32([257], std::iter::repeat_n(1, 257))],
             ),
+            Case::parity(
+                "half of 600 tokens are one id",
+                Embedding,
+                [
+                    Input::normal([301, 131]),
+                    Input::u32([600], (0..600).map(|t| if t % 2 == 0 { 7 } else { t / 2 })),
+                ],
+            ),
             Case::bench(
                 "2048 of 32000x4096",
                 Embedding,

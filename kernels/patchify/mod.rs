@@ -90,6 +90,7 @@ pub const ENTRY: Entry = Entry {
             case("2x3 patches", 2, [2, 3, 4, 6]),
             case("one patch", 3, [1, 2, 3, 3]),
             case("cut edges", 3, [1, 1, 7, 8]),
+            Case::parity("patch 14, cut edges", Patchify { patch: 14 }, [Input::normal([3, 3, 112, 117])]),
             Case::bench("8 x 336x336", Patchify { patch: 14 }, [Input::normal([8, 3, 336, 336])]),
         ]
     },

@@ -91,8 +91,9 @@ pub fn backward_w<T: Real>(x: &[T], rstd: &[T::Acc], dy: &[T], partial: &mut [T:
         partial,
         dw,
         #[inline(always)]
-        |r, dw| {
-            let row = r * width..(r + 1) * width;
+        |r, column, dw| {
+            let first = r * width + column;
+            let row = first..first + dw.len();
             for ((dw, x), dy) in dw.iter_mut().zip(&x[row.clone()]).zip(&dy[row]) {
                 *dw += dy.to_acc() * (x.to_acc() * rstd[r]);
             }

@@ -113,6 +113,11 @@ pub const ENTRY: Entry = Entry {
             case("any order", 6, &[5, 0, 3]),
             case("every row", 3, &[0, 1, 2]),
             case("no image", 4, &[]),
+            Case::parity(
+                "257 into 600x131",
+                Splice,
+                [Input::normal([600, 131]), Input::normal([257, 131]), Input::u32([257], (35..292).rev())],
+            ),
             Case::bench(
                 "576 into 2048x4096",
                 Splice,

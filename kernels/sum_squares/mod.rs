@@ -58,7 +58,7 @@ pub const ENTRY: Entry = Entry {
     cases: || {
         vec![
             Case::check("odd length", SumSquares, [Input::normal([3, 67])]),
-            Case::check("several blocks", SumSquares, [Input::normal([2 * GRAIN + 5])]),
+            Case::parity("several blocks", SumSquares, [Input::normal([2 * GRAIN + 5])]),
             Case::check("empty", SumSquares, [Input::normal([0])]),
             Case::bench("16 M", SumSquares, [Input::normal([1 << 24])]),
         ]

@@ -1,0 +1,233 @@
+//! The optimiser: AdamW over the trainable parameters, clipping by the global norm, and the learning rate schedule.
+
+use crate::Param;
+use kernels::adamw;
+use kernels::cast::cast;
+use kernels::sum_squares::SumSquares;
+use kernels::{Buffer, DType, Device, Result, Role, run};
+
+/// Hyper-parameters of [`AdamW`].
+#[derive(Debug, Clone, PartialEq)]
+pub struct AdamWConfig {
+    /// Decay rates of the two moments.
+    pub betas: [f64; 2],
+    /// Added to the root of the second moment.
+    pub eps: f64,
+    /// Decoupled weight decay of matrices.
+    pub weight_decay: f64,
+    /// Whether norms and biases decay too.
+    pub decay_all: bool,
+    /// Gradients are scaled down so that their global norm is at most this; 0 turns it off.
+    pub clip: f64,
+}
+
+/// AdamW with f32 master weights where the model's are narrower (O2).
+pub struct AdamW {
+    config: AdamWConfig,
+    params: Vec<Param>,
+    states: Vec<Option<State>>,
+    steps: u64,
+}
+
+/// What the optimiser keeps for a parameter, all of type `T::Acc`.
+#[derive(Debug, Clone)]
+pub struct State {
+    /// The weight in full precision; None when the model's own weight is that.
+    pub master: Option<Buffer>,
+    /// First moment.
+    pub m: Buffer,
+    /// Second moment.
+    pub v: Buffer,
+}
+
+impl AdamW {
+    /// An optimiser of those of `params` that learn. Its state is made when a parameter's first gradient comes.
+    pub fn new<'a>(config: AdamWConfig, params: impl IntoIterator<Item = &'a Param>) -> Self {
+        let params: Vec<Param> = params.into_iter().filter(|p| p.trainable()).cloned().collect();
+        AdamW { config, states: vec![None; params.len()], params, steps: 0 }
+    }
+
+    /// How many steps were taken.
+    pub fn steps(&self) -> u64 {
+        self.steps
+    }
+
+    /// Updates every parameter that has a gradient, takes the gradients, and returns their global norm from before
+    /// clipping. If that norm is not finite nothing is updated and the gradients are dropped: the caller decides.
+    ///
+    /// Errors: a weight is still held elsewhere (a graph that was not run backward).
+    pub fn step(&mut self, lr: f64) -> Result<f64> {
+        let grads: Vec<Option<Buffer>> = self.params.iter().map(Param::take_grad).collect();
+        let Some(device) = grads.iter().flatten().next().map(|g| g.device().clone()) else {
+            self.steps += 1;
+            return Ok(0.0);
+        };
+        let _scope = device.scope("optimizer");
+        let mut squares = 0.0;
+        for grad in grads.iter().flatten() {
+            let sum = run::update(&SumSquares, vec![grad.clone()])?;
+            if !device.is_plan() {
+                squares += sum[0].to_f64()?[0];
+            }
+        }
+        let norm = squares.sqrt();
+        if !norm.is_finite() {
+            return Ok(norm);
+        }
+        self.steps += 1;
+        let clips = self.config.clip > 0.0 && norm > self.config.clip;
+        // As torch.nn.utils.clip_grad_norm_, whose 1e-6 keeps a tiny norm from dividing by zero.
+        let factor = if clips { self.config.clip / (norm + 1e-6) } else { 1.0 };
+        for i in 0..self.params.len() {
+            if let Some(grad) = &grads[i] {
+                self.update(i, grad, lr, factor, &device)?;
+            }
+        }
+        Ok(norm)
+    }
+
+    fn update(&mut self, i: usize, grad: &Buffer, lr: f64, factor: f64, device: &Device) -> Result<()> {
+        let param = &self.params[i];
+        let acc = param.grad_dtype();
+        let spec = param.spec().with_dtype(acc);
+        let state = match self.states[i].take() {
+            Some(state) => state,
+            None => State {
+                master: (acc != param.spec().dtype)
+                    .then(|| cast(&param.value(), acc, Role::Optimizer))
+                    .transpose()?,
+                m: Buffer::zeros(device, spec, Role::Optimizer)?,
+                v: Buffer::zeros(device, spec, Role::Optimizer)?,
+            },
+        };
+        let c = &self.config;
+        let decays = c.decay_all || param.decays();
+        let weight_decay = if decays { c.weight_decay } else { 0.0 };
+        let op = adamw::AdamW { beta1: c.betas[0], beta2: c.betas[1], eps: c.eps, weight_decay };
+        let scalars = |values: &[f64]| {
+            Buffer::from_f64(device, spec.with_dims([values.len()]), values, Role::Workspace)
+        };
+        let (hyper, clip) = (scalars(&op.hyper(lr, self.steps))?, scalars(&[factor])?);
+        let mut kept = None;
+        param.update("adamw", |weight| {
+            let State { master, m, v } = state;
+            let has_master = master.is_some();
+            let mut ins = match master {
+                Some(master) => vec![master, grad.clone(), m, v, hyper, clip, weight],
+                None => vec![weight, grad.clone(), m, v, hyper, clip],
+            };
+            ins = run::update(&op, ins)?;
+            let mut outs = ins.into_iter();
+            let mut next = || outs.next().expect("adamw returns what it updates");
+            let (first, m, v) = (next(), next(), next());
+            let (master, weight) = if has_master { (Some(first), next()) } else { (None, first) };
+            kept = Some(State { master, m, v });
+            Ok(weight)
+        })?;
+        self.states[i] = kept;
+        Ok(())
+    }
+
+    /// Each parameter that learns with its state, for a checkpoint.
+    pub fn states(&self) -> impl Iterator<Item = (&Param, Option<&State>)> {
+        self.params.iter().zip(self.states.iter().map(Option::as_ref))
+    }
+
+    /// Puts back what a checkpoint held: the number of steps and, by parameter name, the state.
+    pub fn restore(
+        &mut self,
+        steps: u64,
+        mut state: impl FnMut(&Param) -> Result<Option<State>>,
+    ) -> Result<()> {
+        for (param, slot) in self.params.iter().zip(&mut self.states) {
+            *slot = state(param)?;
+        }
+        self.steps = steps;
+        Ok(())
+    }
+
+    /// The type of the state of a parameter, and whether it has a master weight.
+    pub fn state_form(param: &Param) -> (DType, bool) {
+        (param.grad_dtype(), param.grad_dtype() != param.spec().dtype)
+    }
+}
+
+/// The learning rate by step, counted from 0. NeMo's `CosineAnnealing`.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Schedule {
+    /// The peak.
+    pub lr: f64,
+    /// What it ends at.
+    pub min_lr: f64,
+    /// Steps of linear warm-up.
+    pub warmup_steps: u64,
+    /// Steps at `min_lr` at the end.
+    pub constant_steps: u64,
+    /// All steps.
+    pub max_steps: u64,
+}
+
+impl Schedule {
+    /// The learning rate of `step`.
+    ///
+    /// Without constant steps: `lr (s+1)/(W+1)` up to and at W, then half a cosine from `lr` at W to `min_lr` at T.
+    /// With them: `lr s/W` up to and at W, half a cosine over T - C - W steps, then `min_lr`.
+    pub fn at(&self, step: u64) -> f64 {
+        let (s, w, t) = (step as f64, self.warmup_steps as f64, self.max_steps as f64);
+        let cosine = |progress: f64| {
+            self.min_lr + (self.lr - self.min_lr) * 0.5 * (1.0 + (std::f64::consts::PI * progress).cos())
+        };
+        if self.constant_steps == 0 {
+            return if step <= self.warmup_steps && self.warmup_steps > 0 {
+                self.lr * (s + 1.0) / (w + 1.0)
+            } else if step > self.max_steps {
+                self.min_lr
+            } else {
+                cosine((s - w) / (t - w).max(1.0))
+            };
+        }
+        let decay = (t - w - self.constant_steps as f64).max(0.0);
+        if step <= self.warmup_steps && self.warmup_steps > 0 {
+            self.lr * s / w
+        } else if s < w + decay {
+            cosine((s - w) / decay)
+        } else {
+            self.min_lr
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::Schedule;
+
+    fn schedule(constant_steps: u64) -> Schedule {
+        Schedule { lr: 2e-3, min_lr: 2e-5, warmup_steps: 140, constant_steps, max_steps: 4650 }
+    }
+
+    #[test]
+    fn cosine_annealing_follows_nemo_without_constant_steps() {
+        let s = schedule(0);
+        let close = |a: f64, b: f64| assert!((a - b).abs() < 1e-15, "{a} {b}");
+        close(s.at(0), 2e-3 / 141.0);
+        close(s.at(140), 2e-3);
+        close(s.at((140 + 4650) / 2), 2e-5 + (2e-3 - 2e-5) * 0.5);
+        close(s.at(4650), 2e-5);
+        close(s.at(9999), 2e-5);
+    }
+
+    #[test]
+    fn constant_steps_end_at_the_minimum() {
+        let s = schedule(650);
+        assert_eq!(s.at(0), 0.0);
+        assert_eq!(s.at(140), 2e-3);
+        assert!(s.at(3999) > 2e-5);
+        assert_eq!(s.at(4000), 2e-5);
+    }
+
+    #[test]
+    fn no_warm_up_starts_at_the_peak() {
+        let s = Schedule { warmup_steps: 0, ..schedule(0) };
+        assert_eq!(s.at(0), 2e-3);
+    }
+}

@@ -1,0 +1,233 @@
+//! Attention on the CPU: what is done in parallel, and on which path.
+//!
+//! Work is cut into units that write nothing in common: forward a block of queries of one head, backward one head of
+//! keys and values of one sequence. Each unit is computed in one order by one thread, so results depend neither on
+//! the number of threads nor on which of them took it. Scratch belongs to a worker, not to a unit.
+
+mod backward;
+mod block;
+mod columns;
+mod forward;
+
+use super::Layout;
+use crate::dtype::Real;
+use crate::simd::{Path, vectorize};
+use backward::Group;
+use columns::{Columns, ColumnsMut};
+use forward::{Queries, Sees};
+use rayon::prelude::*;
+use std::sync::Mutex;
+
+/// Keys of a tile: 64 keys of width 64 in f32 are 16 KiB, so a tile of keys and one of values lie in the L1 cache.
+pub const TILE: usize = 64;
+
+/// The most queries of one unit. Each unit copies the keys it sees, so this is what pays for the copy.
+pub const QUERIES: usize = 128;
+
+/// How attention is cut up: the most keys of a tile and the most queries of a unit, multiples of 8.
+#[derive(Debug, Clone, Copy)]
+pub struct Tiles {
+    /// Keys, at most [`TILE`].
+    pub keys: usize,
+    /// Queries.
+    pub queries: usize,
+}
+
+impl Tiles {
+    /// What everything but a test uses.
+    pub const BEST: Tiles = Tiles { keys: TILE, queries: QUERIES };
+
+    /// How many queries a unit takes, to cut `len` of them evenly.
+    fn even(self, len: usize) -> usize {
+        let blocks = len.div_ceil(self.queries).max(1);
+        len.div_ceil(blocks).next_multiple_of(8).max(8)
+    }
+}
+
+/// Scratch of a run: how many workers, and how many elements of `Acc` for each.
+pub fn forward_scratch(layout: Layout, units: usize, max_len: usize, tiles: Tiles) -> [usize; 2] {
+    let queries = tiles.queries.min(max_len);
+    let units = units * layout.heads * max_len.div_ceil(tiles.queries);
+    [workers(units), forward::scratch(queries, tiles.keys, layout.head_dim)]
+}
+
+/// As [`forward_scratch`], for backward.
+pub fn backward_scratch(layout: Layout, sequences: usize, max_len: usize, tiles: Tiles) -> [usize; 2] {
+    let each = backward::scratch(layout.group(), max_len, tiles.keys, layout.head_dim);
+    [workers(sequences * layout.kv_heads), each]
+}
+
+fn workers(units: usize) -> usize {
+    rayon::current_num_threads().min(units).max(1)
+}
+
+/// Takes units from the end until none is left, one at a time per worker.
+fn work<U: Send, A: Real>(
+    units: Vec<U>,
+    scratch: &mut [A],
+    workers: usize,
+    run: impl Fn(U, &mut [A]) + Sync,
+) {
+    let each = scratch.len() / workers;
+    let units = Mutex::new(units);
+    let next = || units.lock().unwrap_or_else(|e| e.into_inner()).pop();
+    scratch.par_chunks_mut(each).for_each(|scratch| {
+        while let Some(unit) = next() {
+            run(unit, scratch);
+        }
+    });
+}
+
+/// Runs `$f` for type `$T` on the chosen path with its block of registers: FMA, rows, columns.
+macro_rules! on_path {
+    ($f:ident::<$T:ident>($($arg:expr),*)) => {
+        match Path::current() {
+            Path::Avx512 => vectorize(#[inline(always)] || $f::$f::<$T, true, 8, 32>($($arg),*)),
+            Path::Portable => $f::$f::<$T, false, 4, 8>($($arg),*),
+        }
+    };
+}
+
+fn run_queries<T: Real>(
+    layout: Layout,
+    scale: f64,
+    tiles: Tiles,
+    units: Vec<Queries<T>>,
+    (scratch, workers): (&mut [T::Acc], usize),
+) {
+    work(units, scratch, workers, |unit, scratch| {
+        on_path!(forward::<T>(unit, layout.head_dim, scale, tiles.keys, scratch))
+    });
+}
+
+/// Packed sequences against themselves.
+#[allow(clippy::too_many_arguments)]
+pub fn forward<T: Real>(
+    layout: Layout,
+    causal: bool,
+    scale: f64,
+    tiles: Tiles,
+    qkv: &[T],
+    sequences: &[u32],
+    out: &mut [T],
+    lse: Option<&mut [T::Acc]>,
+    scratch: (&mut [T::Acc], usize),
+) {
+    let mut units = vec![];
+    let mut out = ColumnsMut::new(out, layout.q_width());
+    let mut lse = lse.map(|lse| ColumnsMut::new(lse, layout.heads));
+    for pair in sequences.windows(2) {
+        let (first, len) = (pair[0] as usize, (pair[1] - pair[0]) as usize);
+        let mut sequence = out.cut_rows(len);
+        let mut sequence_lse = lse.as_mut().map(|lse| lse.cut_rows(len));
+        for head in 0..layout.heads {
+            let at = |column| Columns::new(qkv, layout.width(), first, column);
+            let mut out = sequence.cut_columns(layout.head_dim);
+            let mut lse = sequence_lse.as_mut().map(|lse| lse.cut_columns(1));
+            let step = tiles.even(len);
+            for start in (0..len).step_by(step) {
+                let count = step.min(len - start);
+                units.push(Queries {
+                    q: at(layout.q(head)).from(start),
+                    k: at(layout.k(head / layout.group())),
+                    v: at(layout.v(head / layout.group())),
+                    count,
+                    sees: if causal {
+                        Sees { first: start + 1, step: 1 }
+                    } else {
+                        Sees { first: len, step: 0 }
+                    },
+                    out: out.cut_rows(count),
+                    lse: lse.as_mut().map(|lse| lse.cut_rows(count)),
+                });
+            }
+        }
+    }
+    run_queries(layout, scale, tiles, units, scratch);
+}
+
+/// Rows of q against a cache: row i sees keys `0..=positions[i]` of `slots[i]`.
+#[allow(clippy::too_many_arguments)]
+pub fn cached<T: Real>(
+    layout: Layout,
+    scale: f64,
+    qkv: &[T],
+    cache: &[T],
+    capacity: usize,
+    slots: &[u32],
+    positions: &[u32],
+    out: &mut [T],
+    scratch: (&mut [T::Acc], usize),
+) {
+    let tiles = Tiles::BEST;
+    let mut units = vec![];
+    let mut out = ColumnsMut::new(out, layout.q_width());
+    let mut first = 0;
+    while first < slots.len() {
+        // Rows that follow each other in one slot share tiles.
+        let follows = |i: usize| {
+            slots[i] == slots[first] && positions[i] as usize == positions[first] as usize + i - first
+        };
+        let count = (first..slots.len().min(first + tiles.queries)).take_while(|&i| follows(i)).count();
+        let mut rows = out.cut_rows(count);
+        for head in 0..layout.heads {
+            let row = slots[first] as usize * capacity;
+            let at = |column: usize| Columns::new(cache, layout.kv_width(), row, column - layout.q_width());
+            units.push(Queries {
+                q: Columns::new(qkv, layout.width(), first, layout.q(head)),
+                k: at(layout.k(head / layout.group())),
+                v: at(layout.v(head / layout.group())),
+                count,
+                sees: Sees { first: positions[first] as usize + 1, step: 1 },
+                out: rows.cut_columns(layout.head_dim),
+                lse: None,
+            });
+        }
+        first += count;
+    }
+    run_queries(layout, scale, tiles, units, scratch);
+}
+
+/// dq, dk and dv of packed sequences, in one packed buffer.
+#[allow(clippy::too_many_arguments)]
+pub fn backward<T: Real>(
+    layout: Layout,
+    causal: bool,
+    scale: f64,
+    tiles: Tiles,
+    (qkv, sequences, out, lse): (&[T], &[u32], &[T], &[T::Acc]),
+    dout: &[T],
+    dqkv: &mut [T],
+    (scratch, workers): (&mut [T::Acc], usize),
+) {
+    let mut units = vec![];
+    let mut rest = ColumnsMut::new(dqkv, layout.width());
+    let (group, d) = (layout.group(), layout.head_dim);
+    for pair in sequences.windows(2) {
+        let (first, len) = (pair[0] as usize, (pair[1] - pair[0]) as usize);
+        let mut dkv = rest.cut_rows(len);
+        let mut dq = dkv.cut_columns(layout.q_width());
+        let mut dk = dkv.cut_columns(layout.kv_width() / 2);
+        let mut dv = dkv;
+        for head in 0..layout.kv_heads {
+            let at = |column| Columns::new(qkv, layout.width(), first, column);
+            let beside = |matrix, head| Columns::new(matrix, layout.q_width(), first, layout.q(head));
+            units.push(Group {
+                len,
+                sees: if causal { Sees { first: 1, step: 1 } } else { Sees { first: len, step: 0 } },
+                q: at(layout.q(head * group)),
+                k: at(layout.k(head)),
+                v: at(layout.v(head)),
+                out: beside(out, head * group),
+                dout: beside(dout, head * group),
+                lse: Columns::new(lse, layout.heads, first, head * group),
+                dq: dq.cut_columns(group * d),
+                dk: dk.cut_columns(d),
+                dv: dv.cut_columns(d),
+            });
+        }
+    }
+    work(units, scratch, workers, |unit, scratch| {
+        on_path!(backward::<T>(unit, group, d, scale, tiles.keys, scratch))
+    });
+}

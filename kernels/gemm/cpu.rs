@@ -1,0 +1,298 @@
+//! The matrix product on the CPU: one driver for every kind, type and instruction set.
+//!
+//! ```text
+//! task: a block of rows and columns of C, all of k (tasks run in parallel, none shares a sum with another)
+//!   for each block of at most `depth` steps of k               in order: sums are joined block after block
+//!     pack these columns of A                                  second-level cache
+//!     for each strip of columns
+//!       pack this strip of B                                   first-level cache
+//!       for each few rows: the micro-kernel                    registers
+//! ```
+//!
+//! A strip of B is packed when it is needed and used while it is near, so a product with one row packs no more
+//! than one with a thousand, and nothing larger than a strip is ever written back.
+//!
+//! **A row of C depends on its own row of A alone.** The blocks of k follow from K and nothing else, the
+//! micro-kernel adds within a block in the order of k, and blocks are joined in order. How C is cut into tasks, tiles
+//! and edges decides only who computes an element: one row or a batch, one thread or many give equal bits.
+
+use super::pack::{self, Matrix, Scratch};
+use super::tile::{Accumulator, Call, MAX_STRIP, Tile};
+use crate::dtype::{Element, Float, Real};
+use crate::simd::Path;
+use rayon::prelude::*;
+use std::ops::Range;
+
+/// `c = [c +] a b [+ bias]` for a batch of matrices.
+#[derive(Debug, Clone, Copy)]
+pub struct Product<'a, T> {
+    /// How many products.
+    pub batch: usize,
+    /// Rows of a and c.
+    pub m: usize,
+    /// Columns of b and c.
+    pub n: usize,
+    /// Columns of a and rows of b.
+    pub k: usize,
+    /// The first [m, k]; the next one lies m k elements further.
+    pub a: Matrix<'a, T>,
+    /// The first [k, n]; the next one lies k n elements further.
+    pub b: Matrix<'a, T>,
+    /// Added to every row: [n].
+    pub bias: Option<&'a [T]>,
+    /// Whether to add to what c holds.
+    pub accumulate: bool,
+}
+
+/// The least floating-point operations that are worth a task of their own: about 30 us.
+const TASK_FLOPS: usize = 4 << 20;
+
+/// The most rows of A packed at once: with 256 columns in f32, half of a second-level cache of 2 MiB.
+const MAX_ROWS: usize = 1020;
+
+/// The most columns whose sums are kept aside when C is stored in a narrower type.
+const MAX_SUMS: usize = 256;
+
+/// Computes `p` into `c`, [batch, m, n], on the chosen path.
+pub fn multiply<T: Real<Acc: Accumulator>, C: Real<Acc = T::Acc>>(p: &Product<T>, c: &mut [C]) {
+    let tile = T::Acc::tile(Path::current());
+    // SAFETY: the current path is one that this machine has.
+    unsafe { run(Path::current(), &tile, p, c) }
+}
+
+/// As [`multiply`], on a path of choice.
+///
+/// Panics if this machine lacks it.
+pub fn multiply_on<T: Real<Acc: Accumulator>, C: Real<Acc = T::Acc>>(
+    path: Path,
+    p: &Product<T>,
+    c: &mut [C],
+) {
+    assert!(Path::available().contains(&path), "this machine has no {}", path.name());
+    let tile = T::Acc::tile(path);
+    // SAFETY: the path was found to be available.
+    unsafe { run(path, &tile, p, c) }
+}
+
+/// # Safety
+/// This machine has the instructions of `path`.
+unsafe fn run<T: Real<Acc: Accumulator>, C: Real<Acc = T::Acc>>(
+    path: Path,
+    tile: &Tile<T::Acc>,
+    p: &Product<T>,
+    c: &mut [C],
+) {
+    let fits = |x: &Matrix<T>, rows: usize, cols: usize| {
+        (x.row == 1 || x.col == 1)
+            && (p.batch * rows * cols == 0
+                || (p.batch - 1) * rows * cols + (rows - 1) * x.row + (cols - 1) * x.col < x.data.len())
+    };
+    assert!(fits(&p.a, p.m, p.k), "gemm: a holds its rows and columns");
+    assert!(fits(&p.b, p.k, p.n), "gemm: b holds its rows and columns");
+    assert!(p.bias.is_none_or(|bias| bias.len() == p.n), "gemm: bias is as wide as c");
+    assert_eq!(c.len(), p.batch * p.m * p.n, "gemm: c holds its rows and columns");
+    if c.is_empty() {
+        return;
+    }
+    let (rows, cols) = task_size(p, tile, rayon::current_num_threads());
+    let (down, across) = (p.m.div_ceil(rows), p.n.div_ceil(cols));
+    let tasks = p.batch * down * across;
+    let c = Shared(c.as_mut_ptr());
+    let task = |t: usize| {
+        let (batch, i, j) = (t / (down * across), t / across % down * rows, t % across * cols);
+        let part = Part {
+            path,
+            tile,
+            product: p,
+            batch,
+            rows: i..p.m.min(i + rows),
+            cols: j..p.n.min(j + cols),
+            // SAFETY: the batch begins within c.
+            c: unsafe { c.at(batch * p.m * p.n) },
+        };
+        // SAFETY: `part` is the only one to cover these rows and columns of c.
+        Scratch::with(|scratch| unsafe { part.run(scratch) });
+    };
+    if tasks == 1 { task(0) } else { (0..tasks).into_par_iter().with_max_len(1).for_each(task) }
+}
+
+/// Rows and columns of one task: whole tiles, near to square, several tasks per thread if each is worth it.
+fn task_size<T, A>(p: &Product<T>, tile: &Tile<A>, threads: usize) -> (usize, usize) {
+    let flops = 2 * p.m * p.n * p.k.max(1);
+    let wanted = if threads == 1 { 1 } else { (p.batch * flops / TASK_FLOPS).min(4 * threads) };
+    let wanted = wanted.div_ceil(p.batch);
+    let (mut down, mut across) = (1, 1);
+    while down * across < wanted {
+        let (rows, cols) = (p.m / down, p.n / across);
+        if rows > cols && rows >= 2 * tile.rows {
+            down += 1;
+        } else if cols >= 2 * tile.cols {
+            across += 1;
+        } else {
+            break;
+        }
+    }
+    (p.m.div_ceil(down).next_multiple_of(tile.rows), p.n.div_ceil(across).next_multiple_of(tile.cols))
+}
+
+/// A pointer that tasks share; each writes elements of its own.
+struct Shared<C>(*mut C);
+// SAFETY: tasks write disjoint parts.
+unsafe impl<C: Send> Sync for Shared<C> {}
+
+impl<C> Shared<C> {
+    /// # Safety
+    /// `offset` is within the elements pointed to.
+    unsafe fn at(&self, offset: usize) -> *mut C {
+        // SAFETY: the caller's promise.
+        unsafe { self.0.add(offset) }
+    }
+}
+
+/// A block of rows and columns of one product.
+struct Part<'a, T: Real<Acc: 'static>, C> {
+    path: Path,
+    tile: &'a Tile<T::Acc>,
+    product: &'a Product<'a, T>,
+    batch: usize,
+    rows: Range<usize>,
+    cols: Range<usize>,
+    /// The first element of this product's C, [m, n].
+    c: *mut C,
+}
+
+impl<T: Real<Acc: Accumulator>, C: Real<Acc = T::Acc>> Part<'_, T, C> {
+    /// # Safety
+    /// Nobody else reads or writes these rows and columns of C; the path is one that this machine has.
+    unsafe fn run(&self, scratch: &mut Scratch) {
+        let in_place = C::DTYPE == T::Acc::DTYPE;
+        let height = even(self.rows.len(), MAX_ROWS, self.tile.rows);
+        let width = if in_place { self.cols.len() } else { MAX_SUMS.min(self.cols.len()) };
+        for i in self.rows.clone().step_by(height) {
+            let rows = i..self.rows.end.min(i + height);
+            for j in self.cols.clone().step_by(width) {
+                let cols = j..self.cols.end.min(j + width);
+                // SAFETY: these rows and columns belong to this part.
+                unsafe {
+                    let c = self.c.add(i * self.product.n + j);
+                    if in_place {
+                        self.sum(
+                            rows.clone(),
+                            cols,
+                            scratch,
+                            c.cast(),
+                            self.product.n,
+                            self.product.accumulate,
+                        );
+                    } else {
+                        let mut sums = std::mem::take(&mut scratch.c);
+                        self.sum_aside(rows.clone(), cols, scratch, c, &mut sums);
+                        scratch.c = sums;
+                    }
+                }
+            }
+        }
+    }
+
+    /// As [`Part::sum`] for a C of another type: sums aside, and rounds once.
+    ///
+    /// # Safety
+    /// As [`Part::sum`].
+    unsafe fn sum_aside(
+        &self,
+        rows: Range<usize>,
+        cols: Range<usize>,
+        scratch: &mut Scratch,
+        c: *mut C,
+        sums: &mut pack::Block,
+    ) {
+        let (height, width) = (rows.len(), cols.len());
+        let sums = sums.take::<T::Acc>(height * width);
+        let row = |i: usize| {
+            // SAFETY: rows of C lie n apart, and this part alone uses `width` elements of each.
+            unsafe { std::slice::from_raw_parts_mut(c.add(i * self.product.n), width) }
+        };
+        if self.product.accumulate {
+            for (i, sums) in sums.chunks_exact_mut(width).enumerate() {
+                for (sum, c) in sums.iter_mut().zip(row(i)) {
+                    *sum = c.to_acc();
+                }
+            }
+        }
+        // SAFETY: `sums` holds these rows and columns.
+        unsafe { self.sum(rows, cols, scratch, sums.as_mut_ptr(), width, self.product.accumulate) };
+        crate::simd::vectorize(
+            #[inline(always)]
+            || {
+                for (i, sums) in sums.chunks_exact(width).enumerate() {
+                    for (sum, c) in sums.iter().zip(row(i)) {
+                        *c = C::from_acc(*sum);
+                    }
+                }
+            },
+        );
+    }
+
+    /// Sums these rows and columns into `c`, whose rows lie `c_row` apart.
+    ///
+    /// # Safety
+    /// `c` is valid for these rows and columns, and nobody else uses them.
+    unsafe fn sum(
+        &self,
+        rows: Range<usize>,
+        cols: Range<usize>,
+        scratch: &mut Scratch,
+        c: *mut T::Acc,
+        c_row: usize,
+        accumulate: bool,
+    ) {
+        let (p, tile) = (self.product, self.tile);
+        let (height, depth) = (rows.len(), even(p.k, tile.depth, 1));
+        let blocks = p.k.div_ceil(depth).max(1);
+        for block in 0..blocks {
+            let k = block * depth..p.k.min((block + 1) * depth);
+            let a = Matrix { data: &p.a.data[self.batch * p.m * p.k..], ..p.a }.from(rows.start, k.start);
+            let b = Matrix { data: &p.b.data[self.batch * p.k * p.n..], ..p.b };
+            let (layout, len) = pack::layout(&a, tile.rows, height, k.len());
+            let packed_a = scratch.a.take(len);
+            pack::block_a(a, tile.rows, height, k.len(), packed_a);
+            for j in cols.clone().step_by(tile.cols) {
+                let width = tile.cols.min(cols.end - j);
+                let strip = scratch.b.take(k.len() * tile.cols);
+                // SAFETY: the path is one that this machine has.
+                unsafe { pack::strip(self.path, b.from(k.start, j), k.len(), width, tile.cols, strip) };
+                let bias = p.bias.filter(|_| block + 1 == blocks).map(|bias| {
+                    let mut wide = [T::Acc::ZERO; MAX_STRIP];
+                    for (wide, b) in wide.iter_mut().zip(&bias[j..j + width]) {
+                        *wide = b.to_acc();
+                    }
+                    wide
+                });
+                for i in (0..height).step_by(tile.rows) {
+                    let call = Call {
+                        rows: tile.rows.min(height - i),
+                        cols: width,
+                        depth: k.len(),
+                        a: packed_a[i / tile.rows * layout.panel..].as_ptr(),
+                        a_row: layout.row,
+                        a_col: layout.col,
+                        b: strip.as_ptr(),
+                        // SAFETY: row i and column j are within c.
+                        c: unsafe { c.add(i * c_row + (j - cols.start)) },
+                        c_row,
+                        accumulate: accumulate || block > 0,
+                        bias: bias.as_ref(),
+                    };
+                    // SAFETY: both operands were packed for this call, c is the caller's promise.
+                    unsafe { (tile.run)(&call) };
+                }
+            }
+        }
+    }
+}
+
+/// The length of equal pieces of `total` that are at most `most` long (before rounding up to whole `unit`s).
+fn even(total: usize, most: usize, unit: usize) -> usize {
+    let pieces = total.div_ceil(most).max(1);
+    total.div_ceil(pieces).max(1).next_multiple_of(unit)
+}

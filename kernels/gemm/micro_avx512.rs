@@ -1,0 +1,120 @@
+//! The micro-kernel for AVX-512: 12 rows by 32 columns of f32.
+//!
+//! 24 sums, two vectors of the strip and one broadcast value of A take 27 of 32 registers. One step of k is 24
+//! fused multiply-adds and 14 loads: with two of each per cycle the arithmetic is the limit. Two columns of
+//! vectors rather than three, because model widths are multiples of 32 more often than of 48.
+
+use super::tile::{Call, Run, Tile};
+use std::arch::x86_64::*;
+
+/// Floats of one register.
+const LANES: usize = 16;
+
+/// See the module.
+pub const F32: Tile<f32> = Tile { rows: 12, cols: 2 * LANES, depth: 256, run };
+
+macro_rules! table {
+    ($vectors:literal) => {
+        [
+            kernel::<1, $vectors>,
+            kernel::<2, $vectors>,
+            kernel::<3, $vectors>,
+            kernel::<4, $vectors>,
+            kernel::<5, $vectors>,
+            kernel::<6, $vectors>,
+            kernel::<7, $vectors>,
+            kernel::<8, $vectors>,
+            kernel::<9, $vectors>,
+            kernel::<10, $vectors>,
+            kernel::<11, $vectors>,
+            kernel::<12, $vectors>,
+        ]
+    };
+}
+
+/// Kernels by vectors per row and rows, so that edges of C do only their own work.
+const KERNELS: [[Run<f32>; 12]; 2] = [table!(1), table!(2)];
+
+/// # Safety
+/// As [`super::tile::Run`] says.
+unsafe fn run(call: &Call<f32>) {
+    // SAFETY: the caller's promise is handed on.
+    unsafe { KERNELS[(call.cols - 1) / LANES][call.rows - 1](call) }
+}
+
+/// # Safety
+/// As [`super::tile::Run`] says, with `call.rows == ROWS` and `call.cols` in the last of VECTORS vectors.
+#[target_feature(enable = "avx512f")]
+unsafe fn kernel<const ROWS: usize, const VECTORS: usize>(call: &Call<f32>) {
+    let mut sums = [[_mm512_setzero_ps(); VECTORS]; ROWS];
+    let (row, col) = (call.a_row, call.a_col);
+    let (mut a, mut b) = (call.a, call.b);
+    for _ in 0..call.depth {
+        let mut strip = [_mm512_setzero_ps(); VECTORS];
+        for (v, strip) in strip.iter_mut().enumerate() {
+            // SAFETY: a strip is two vectors wide and aligned.
+            *strip = unsafe { _mm512_load_ps(b.add(v * LANES)) };
+        }
+        for (i, sums) in sums.iter_mut().enumerate() {
+            // SAFETY: row i is below `call.rows`, and this is one of `depth` steps.
+            let value = _mm512_set1_ps(unsafe { *a.add(i * row) });
+            for (sum, strip) in sums.iter_mut().zip(strip) {
+                *sum = _mm512_fmadd_ps(value, strip, *sum);
+            }
+        }
+        a = a.wrapping_add(col);
+        b = b.wrapping_add(2 * LANES);
+    }
+    let last = !0 >> (VECTORS * LANES - call.cols);
+    for (i, sums) in sums.into_iter().enumerate() {
+        for (v, mut sum) in sums.into_iter().enumerate() {
+            let mask: __mmask16 = if v + 1 == VECTORS { last } else { !0 };
+            // SAFETY: the mask covers the columns of this call, and row i is below `call.rows`.
+            unsafe {
+                let c = call.c.add(i * call.c_row + v * LANES);
+                if call.accumulate {
+                    sum = _mm512_add_ps(_mm512_maskz_loadu_ps(mask, c), sum);
+                }
+                if let Some(bias) = call.bias {
+                    sum = _mm512_add_ps(sum, _mm512_loadu_ps(bias.as_ptr().add(v * LANES)));
+                }
+                _mm512_mask_storeu_ps(c, mask, sum);
+            }
+        }
+    }
+}
+
+/// `out[k][j] = block[j][k]`, by exchanging elements 1, 2, 4 and 8 apart.
+#[target_feature(enable = "avx512f")]
+#[inline]
+pub fn transpose(block: &[[f32; LANES]; LANES]) -> [[f32; LANES]; LANES] {
+    // SAFETY: a register and an array of its lanes have the same size, and any bits are valid in both.
+    let x: [__m512; LANES] = unsafe { std::mem::transmute(*block) };
+    let mut y = x;
+    // Pairs of rows, then pairs of pairs, within each 128-bit lane.
+    for i in 0..8 {
+        y[2 * i] = _mm512_unpacklo_ps(x[2 * i], x[2 * i + 1]);
+        y[2 * i + 1] = _mm512_unpackhi_ps(x[2 * i], x[2 * i + 1]);
+    }
+    let mut z = y;
+    for i in 0..4 {
+        let pd = |v: __m512| _mm512_castps_pd(v);
+        let ps = |v: __m512d| _mm512_castpd_ps(v);
+        z[4 * i] = ps(_mm512_unpacklo_pd(pd(y[4 * i]), pd(y[4 * i + 2])));
+        z[4 * i + 1] = ps(_mm512_unpackhi_pd(pd(y[4 * i]), pd(y[4 * i + 2])));
+        z[4 * i + 2] = ps(_mm512_unpacklo_pd(pd(y[4 * i + 1]), pd(y[4 * i + 3])));
+        z[4 * i + 3] = ps(_mm512_unpackhi_pd(pd(y[4 * i + 1]), pd(y[4 * i + 3])));
+    }
+    // z[4 q + r] holds in lane l the columns 4 l + r of rows 4 q .. 4 q + 4: lanes are exchanged between the q.
+    for r in 0..4 {
+        let (a, b, c, d) = (z[r], z[4 + r], z[8 + r], z[12 + r]);
+        let (ab_even, ab_odd) = (_mm512_shuffle_f32x4::<0x88>(a, b), _mm512_shuffle_f32x4::<0xdd>(a, b));
+        let (cd_even, cd_odd) = (_mm512_shuffle_f32x4::<0x88>(c, d), _mm512_shuffle_f32x4::<0xdd>(c, d));
+        y[r] = _mm512_shuffle_f32x4::<0x88>(ab_even, cd_even);
+        y[8 + r] = _mm512_shuffle_f32x4::<0xdd>(ab_even, cd_even);
+        y[4 + r] = _mm512_shuffle_f32x4::<0x88>(ab_odd, cd_odd);
+        y[12 + r] = _mm512_shuffle_f32x4::<0xdd>(ab_odd, cd_odd);
+    }
+    // SAFETY: as above.
+    unsafe { std::mem::transmute(y) }
+}

@@ -1,0 +1,101 @@
+//! What a micro-kernel is: it multiplies a few rows of A by one packed strip of B and holds the sums in registers.
+//!
+//! The driver is written against [`Tile`], so an instruction set is added by writing one `micro_*.rs` and naming
+//! it in [`Accumulator::tile`].
+
+use super::micro_portable;
+use crate::dtype::Float;
+use crate::simd::Path;
+
+/// The widest strip of any micro-kernel, in columns.
+pub const MAX_STRIP: usize = 32;
+
+/// A micro-kernel and the sizes it works in.
+#[derive(Clone, Copy)]
+pub struct Tile<A: 'static> {
+    /// The most rows of one call.
+    pub rows: usize,
+    /// Columns of a strip of packed B.
+    pub cols: usize,
+    /// The most steps of k in one block: a strip this long stays in the first-level cache.
+    pub depth: usize,
+    /// The micro-kernel.
+    pub run: Run<A>,
+}
+
+/// A micro-kernel.
+///
+/// # Safety
+/// The pointers of the call are valid as its fields say, and this machine has the kernel's instructions.
+pub type Run<A> = unsafe fn(&Call<A>);
+
+/// The operands of one run of a micro-kernel: `c = [c +] a b [+ bias]`.
+///
+/// Every element is one chain `sum = a[i, k] * b[k, j] + sum` from zero over k upwards, onto which the old c and
+/// then the bias are added: the same whatever the number of rows and columns of the call.
+pub struct Call<'a, A> {
+    /// Rows of this call, 1 to [`Tile::rows`].
+    pub rows: usize,
+    /// Columns of this call, 1 to [`Tile::cols`].
+    pub cols: usize,
+    /// Steps of k.
+    pub depth: usize,
+    /// Element (i, k) of A lies at `i * a_row + k * a_col`.
+    pub a: *const A,
+    /// Distance of the rows of A.
+    pub a_row: usize,
+    /// Distance of the columns of A.
+    pub a_col: usize,
+    /// Element (k, j) of the strip lies at `k * Tile::cols + j`, for all j of the strip; aligned to 64 bytes.
+    pub b: *const A,
+    /// Element (i, j) of C lies at `i * c_row + j`.
+    pub c: *mut A,
+    /// Distance of the rows of C.
+    pub c_row: usize,
+    /// Whether to add to what C holds.
+    pub accumulate: bool,
+    /// Added to every row.
+    pub bias: Option<&'a [A; MAX_STRIP]>,
+}
+
+/// A type that products are summed in: f32 or f64.
+pub trait Accumulator: Float {
+    /// The micro-kernel of an instruction set.
+    fn tile(path: Path) -> Tile<Self>;
+
+    /// Transposes a block: `out[k][j] = block[j][k]`.
+    ///
+    /// # Safety
+    /// This machine has the instructions of `path`.
+    unsafe fn transpose(path: Path, block: &[[Self; 16]; 16]) -> [[Self; 16]; 16];
+}
+
+impl Accumulator for f64 {
+    fn tile(_path: Path) -> Tile<f64> {
+        micro_portable::F64
+    }
+
+    unsafe fn transpose(_path: Path, block: &[[f64; 16]; 16]) -> [[f64; 16]; 16] {
+        micro_portable::transpose(block)
+    }
+}
+
+impl Accumulator for f32 {
+    fn tile(path: Path) -> Tile<f32> {
+        match path {
+            #[cfg(target_arch = "x86_64")]
+            Path::Avx512 => super::micro_avx512::F32,
+            _ => micro_portable::F32,
+        }
+    }
+
+    #[inline(always)]
+    unsafe fn transpose(path: Path, block: &[[f32; 16]; 16]) -> [[f32; 16]; 16] {
+        match path {
+            // SAFETY: the caller's promise.
+            #[cfg(target_arch = "x86_64")]
+            Path::Avx512 => unsafe { super::micro_avx512::transpose(block) },
+            _ => micro_portable::transpose(block),
+        }
+    }
+}

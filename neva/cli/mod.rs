@@ -1,0 +1,44 @@
+//! The command line: argument parsing only. One file per subcommand; each calls the library and prints.
+//!
+//! An error is one line `error: …` on stderr and exit code 1; a command line that makes no sense is exit code 2.
+
+mod config;
+
+use std::io::Write;
+
+use clap::{Parser, Subcommand};
+
+use neva::{Error, Result};
+
+/// What `neva --help` says.
+#[derive(Parser)]
+#[command(name = "neva", version, about = "Trains and runs NeVA vision-language models.")]
+pub struct Arguments {
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Subcommand)]
+enum Command {
+    /// Print a configuration with every default, override and ${} filled in
+    Config(config::Arguments),
+}
+
+/// Runs the subcommand.
+///
+/// # Errors
+/// Whatever the subcommand meets.
+pub fn run(arguments: Arguments) -> Result<()> {
+    match arguments.command {
+        Command::Config(arguments) => config::run(&arguments),
+    }
+}
+
+/// Writes text to stdout at once.
+///
+/// # Errors
+/// [`Error::Io`] about `stdout`. A reader that has gone away (`neva … | head`) is one too: `main` ends quietly on it.
+pub fn print(text: &str) -> Result<()> {
+    let mut stdout = std::io::stdout().lock();
+    stdout.write_all(text.as_bytes()).and_then(|()| stdout.flush()).map_err(Error::io("stdout"))
+}
