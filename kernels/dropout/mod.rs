@@ -102,6 +102,11 @@ pub const ENTRY: Entry = Entry {
             case("one row", 0.5, 1, 9),
             case("beyond 64 columns", 0.1, 3, 67),
             case("p = 0", 0.0, 2, 5),
+            Case::parity(
+                "700x131",
+                Dropout { p: 0.1, seed: 7 },
+                [Input::normal([700, 131]), Input::u32([700], 0..700)],
+            ),
             Case::bench(
                 "p = 0.1, 2048x4096",
                 Dropout { p: 0.1, seed: 7 },

@@ -140,12 +140,15 @@ pub const ENTRY: Entry = Entry {
             let ins = ins(&rope, positions);
             Case::check(name, rope, ins)
         };
+        let grouped = Rope { heads: 4, kv_heads: 2, head_dim: 24, rotary_dim: 12 };
+        let grouped_ins = ins(&grouped, 0..577);
         let llama = Rope { heads: 32, kv_heads: 32, head_dim: 128, rotary_dim: 128 };
         let llama_ins = ins(&llama, 0..2048);
         vec![
             case("one row", Rope { heads: 1, kv_heads: 1, head_dim: 8, rotary_dim: 8 }, 5..6),
             case("grouped heads", Rope { heads: 4, kv_heads: 2, head_dim: 6, rotary_dim: 6 }, 1000..1003),
             case("half rotated", Rope { heads: 2, kv_heads: 1, head_dim: 8, rotary_dim: 4 }, 0..4),
+            Case::parity("577 rows", grouped, grouped_ins),
             Case::bench("7B, 2048 rows", llama, llama_ins),
         ]
     },
