@@ -156,7 +156,7 @@ impl Buffer {
     /// Panics if `T` is not the buffer's type: `infer` checked that.
     pub fn slice<T: Element>(&self) -> &[T] {
         assert_eq!(T::DTYPE, self.dtype(), "the type of {}", self.spec);
-        bytemuck::cast_slice(self.host_bytes().unwrap_or(&[]))
+        self.host_bytes().map_or(&[], bytemuck::cast_slice)
     }
 
     /// The elements for writing, on the CPU.
@@ -164,7 +164,10 @@ impl Buffer {
     /// Panics if `T` is not the buffer's type or if somebody else holds the bytes.
     pub fn slice_mut<T: Element>(&mut self) -> &mut [T] {
         assert_eq!(T::DTYPE, self.dtype(), "the type of {}", self.spec);
-        bytemuck::cast_slice_mut(self.host_bytes_mut())
+        match self.host_bytes_mut() {
+            [] => &mut [], // which is not aligned for T where there is no memory
+            bytes => bytemuck::cast_slice_mut(bytes),
+        }
     }
 
     fn host_bytes(&self) -> Option<&[u8]> {
