@@ -4,6 +4,7 @@
 //! character: what comes out is always valid text, and its concatenation is the same however the ids arrive.
 //! [`Tokenizer::decode`](super::Tokenizer::decode) is this decoder run to its end.
 
+use super::json::character_byte;
 use super::sentencepiece::SPACE;
 use super::vocabulary::Kind;
 use super::{Scheme, Tokenizer};
@@ -26,6 +27,7 @@ use super::{Scheme, Tokenizer};
 pub struct Decoder<'t> {
     tokenizer: &'t Tokenizer,
     keep_special: bool,
+    byte_level: bool,
     /// Nothing was decoded yet, so a leading space is the dummy prefix.
     at_start: bool,
     /// Bytes that may still become a character; at most three between calls.
@@ -34,7 +36,8 @@ pub struct Decoder<'t> {
 
 impl<'t> Decoder<'t> {
     pub(super) fn new(tokenizer: &'t Tokenizer, keep_special: bool) -> Self {
-        Decoder { tokenizer, keep_special, at_start: true, bytes: Vec::new() }
+        let byte_level = matches!(&tokenizer.scheme, Scheme::Json(json) if json.byte_level());
+        Decoder { tokenizer, keep_special, byte_level, at_start: true, bytes: Vec::new() }
     }
 
     /// Appends to `text` what `id` completes, which may be nothing. An id outside the vocabulary is U+FFFD.
@@ -59,6 +62,17 @@ impl<'t> Decoder<'t> {
                 self.bytes.push(byte);
                 self.drain(text);
             }
+            Kind::Normal if self.byte_level => {
+                // A character that stands for no byte cannot be made by encoding; it stands for itself.
+                for character in piece.chars() {
+                    match character_byte(character) {
+                        Some(byte) => self.bytes.push(byte),
+                        None => self.bytes.extend(character.to_string().as_bytes()),
+                    }
+                }
+                self.drain(text);
+            }
+            Kind::UserDefined if self.byte_level => self.literal(piece, text),
             Kind::Normal | Kind::UserDefined => self.spaced(piece, text),
         }
     }
@@ -78,20 +92,18 @@ impl<'t> Decoder<'t> {
     /// A piece with `▁` for spaces.
     fn spaced(&mut self, piece: &str, text: &mut String) {
         self.flush(text);
-        let Scheme::SentencePiece(model) = &self.tokenizer.scheme;
-        let mut rest = piece;
-        if self.at_start && model.strips_first_space() {
-            let stripped = piece.strip_prefix(SPACE);
-            rest = stripped.unwrap_or(piece);
-            // A model that removes extra spaces goes on removing them until there is text.
-            self.at_start = rest.is_empty() && (stripped.is_none() || model.remove_extra_whitespaces);
-        } else {
-            self.at_start = false;
-        }
+        let (strips, until_text) = match &self.tokenizer.scheme {
+            Scheme::SentencePiece(model) => (model.strips_first_space(), model.remove_extra_whitespaces),
+            Scheme::Json(json) => (json.strips_first_space, false),
+        };
+        let stripped = piece.strip_prefix(SPACE).filter(|_| self.at_start && strips);
+        let rest = stripped.unwrap_or(piece);
+        // A model that removes extra spaces goes on removing them until there is text.
+        self.at_start &= rest.is_empty() && until_text;
         text.extend(rest.chars().map(|character| if character == SPACE { ' ' } else { character }));
     }
 
-    /// Moves whole characters, and U+FFFD for bytes that can be none, from `bytes` to `text`.
+    /// Moves whole characters, and U+FFFD for those that can be none, from `bytes` to `text`.
     fn drain(&mut self, text: &mut String) {
         loop {
             let (valid, invalid) = match std::str::from_utf8(&self.bytes) {
@@ -114,12 +126,13 @@ impl<'t> Decoder<'t> {
         }
     }
 
-    /// U+FFFD for each of the first `count` bytes, as SentencePiece does.
+    /// Replaces the first `count` bytes, which make no character.
     fn replace(&mut self, count: usize, text: &mut String) {
         if count > 0 {
             self.at_start = false;
             self.bytes.drain(..count);
-            text.extend(std::iter::repeat_n('\u{fffd}', count));
+            // SentencePiece replaces every byte, byte-level BPE what was the beginning of one character.
+            text.extend(std::iter::repeat_n('\u{fffd}', if self.byte_level { 1 } else { count }));
         }
     }
 }

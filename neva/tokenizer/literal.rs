@@ -16,15 +16,20 @@ impl Literals {
     pub(super) fn new<'a>(strings: impl IntoIterator<Item = (&'a str, u32)>) -> Self {
         let mut literals = Literals { ids: HashMap::new(), lengths: vec![Vec::new(); 256] };
         for (string, id) in strings {
-            let Some(&first) = string.as_bytes().first() else { continue };
-            literals.ids.insert(string.into(), id);
-            literals.lengths[first as usize].push(string.len());
-        }
-        for lengths in &mut literals.lengths {
-            lengths.sort_unstable_by(|a, b| b.cmp(a));
-            lengths.dedup();
+            literals.insert(string, id);
         }
         literals
+    }
+
+    /// Adds a string, unless it is empty.
+    pub(super) fn insert(&mut self, string: &str, id: u32) {
+        let Some(&first) = string.as_bytes().first() else { return };
+        self.ids.insert(string.into(), id);
+        let lengths = &mut self.lengths[first as usize];
+        let place = lengths.partition_point(|&length| length > string.len());
+        if lengths.get(place) != Some(&string.len()) {
+            lengths.insert(place, string.len());
+        }
     }
 
     /// The longest string of the set that `text` begins with at byte `at`: its length in bytes and its id.

@@ -3,17 +3,19 @@
 //! Two file formats, read by hand because that is all the tokenizers of the models we train need:
 //! - `tokenizer.model`, SentencePiece BPE ([`sentencepiece`]): LLaMA-2, Vicuna, Mistral, and what `neva tokenizer train`
 //!   writes;
-//! - `tokenizer.json`, byte-level BPE or the LLaMA-2 style.
+//! - `tokenizer.json` ([`json`]), byte-level BPE or the LLaMA-2 style: LLaMA-3, Qwen-2, GPT-2, SmolLM.
 //!
 //! [`Tokenizer::encode`] returns each id with the bytes of the text that it covers. Supervision masks are made from these
 //! spans: no prefix is ever encoded a second time to find out where an answer begins. Special tokens (`<s>`, `</s>`,
 //! `<image>`, `<extra_id_0>`) are recognised literally in text, and a beginning-of-sequence id is never added.
 
 mod decoder;
+mod json;
 mod literal;
 mod merge;
 mod protobuf;
 mod sentencepiece;
+mod split;
 mod train;
 mod vocabulary;
 
@@ -23,9 +25,10 @@ pub use train::train;
 use std::ops::Range;
 use std::path::{Path, PathBuf};
 
-use serde_json::{Value, json};
+use serde_json::Value;
 
 use crate::Error;
+use json::Json;
 use sentencepiece::SentencePiece;
 use vocabulary::{Kind, Vocabulary};
 
@@ -63,6 +66,7 @@ pub struct Tokenizer {
 #[derive(Clone, Debug)]
 enum Scheme {
     SentencePiece(SentencePiece),
+    Json(Box<Json>),
 }
 
 impl Scheme {
@@ -70,6 +74,7 @@ impl Scheme {
     fn unk_surface(&self) -> &str {
         match self {
             Scheme::SentencePiece(model) => &model.unk_surface,
+            Scheme::Json(json) => &json.unk_surface,
         }
     }
 }
@@ -110,7 +115,9 @@ impl Tokenizer {
             Err(error) if error.kind() == std::io::ErrorKind::NotFound => None,
             Err(error) => return Err(Error::io(config_path)(error)),
         };
-        let mut tokenizer = Self::from_model(file).map_err(|message| refused(path, message))?;
+        let json = path.extension().is_some_and(|extension| extension == "json");
+        let read = if json { Self::from_json(file) } else { Self::from_model(file) };
+        let mut tokenizer = read.map_err(|message| refused(path, message))?;
         if let Some(config) = config {
             tokenizer.apply(&config).map_err(|message| refused(&config_path, message))?;
             tokenizer.config = Some(config);
@@ -134,6 +141,18 @@ impl Tokenizer {
             scheme: Scheme::SentencePiece(model),
             special,
             file: (MODEL, file),
+            config: None,
+        })
+    }
+
+    /// The tokenizer of the bytes of a `tokenizer.json`.
+    fn from_json(file: Vec<u8>) -> Result<Tokenizer, String> {
+        let (vocabulary, json, special) = json::read(&file)?;
+        Ok(Tokenizer {
+            vocabulary,
+            scheme: Scheme::Json(Box::new(json)),
+            special,
+            file: (JSON, file),
             config: None,
         })
     }
@@ -179,7 +198,6 @@ impl Tokenizer {
             by_id.push((id, content, token.get("special") == Some(&Value::Bool(true))));
         }
         by_id.sort_unstable();
-        let mut added = Vec::new();
         for (id, content, special) in by_id {
             if self.vocabulary.text(id) == Some(content) {
                 continue;
@@ -191,12 +209,11 @@ impl Tokenizer {
                     "added_tokens_decoder: {id} is {content:?}, but the {size} pieces have {there} there"
                 ));
             }
-            added.push(
-                self.vocabulary.push(content, if special { Kind::Control } else { Kind::UserDefined })?,
-            );
-        }
-        match &mut self.scheme {
-            Scheme::SentencePiece(model) => model.set_control(&self.vocabulary, &added),
+            self.vocabulary.push(content, if special { Kind::Control } else { Kind::UserDefined })?;
+            match &mut self.scheme {
+                Scheme::SentencePiece(model) => model.add(content, id),
+                Scheme::Json(json) => json.add(content, id),
+            }
         }
         Ok(())
     }
@@ -205,6 +222,7 @@ impl Tokenizer {
     pub fn encode(&self, text: &str) -> Vec<Piece> {
         match &self.scheme {
             Scheme::SentencePiece(model) => model.encode(&self.vocabulary, text),
+            Scheme::Json(json) => json.encode(&self.vocabulary, text),
         }
     }
 
@@ -231,7 +249,8 @@ impl Tokenizer {
         self.vocabulary.len()
     }
 
-    /// The id of the piece or special token that is spelled `piece`, with `▁` for a space in a SentencePiece model.
+    /// The id of the piece or special token that is spelled `piece`: with `▁` for a space in a SentencePiece model, in
+    /// the characters that stand for bytes (`Ġ` for a space) in a byte-level one.
     pub fn id(&self, piece: &str) -> Option<u32> {
         self.vocabulary.id(piece)
     }
@@ -281,9 +300,10 @@ impl Tokenizer {
     /// A `tokenizer_config.json` for a tokenizer that came without one.
     fn default_config(&self) -> Value {
         let token = |id: Option<u32>| id.and_then(|id| self.vocabulary.text(id));
-        let mut config = json!({
+        let mut config = serde_json::json!({
             "tokenizer_class": match self.scheme {
                 Scheme::SentencePiece(_) => "LlamaTokenizer",
+                Scheme::Json(_) => "PreTrainedTokenizerFast",
             },
             "bos_token": token(self.special.bos),
             "eos_token": token(self.special.eos),

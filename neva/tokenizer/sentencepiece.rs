@@ -255,12 +255,9 @@ fn ranks(scores: &[f32]) -> Vec<u32> {
 }
 
 impl SentencePiece {
-    /// Adds tokens of a model directory that the model itself does not know; they behave as control pieces.
-    pub(super) fn set_control(&mut self, vocabulary: &Vocabulary, added: &[u32]) {
-        let chosen = vocabulary
-            .iter()
-            .filter(|(id, _, kind)| matches!(kind, Kind::Control | Kind::Unknown) || added.contains(id));
-        self.control = Literals::new(chosen.map(|(id, text, _)| (text, id)));
+    /// Adds a token of a model directory that the model itself does not know; it behaves as a control piece.
+    pub(super) fn add(&mut self, text: &str, id: u32) {
+        self.control.insert(text, id);
     }
 
     /// Whether decoding drops the space that the dummy prefix put before the text.
