@@ -3,6 +3,8 @@
 //! An error is one line `error: …` on stderr and exit code 1; a command line that makes no sense is exit code 2.
 
 mod config;
+mod tokenize;
+mod tokenizer;
 
 use std::io::Write;
 
@@ -22,6 +24,10 @@ pub struct Arguments {
 enum Command {
     /// Print a configuration with every default, override and ${} filled in
     Config(config::Arguments),
+    /// Print the ids of a text as a JSON list
+    Tokenize(tokenize::Arguments),
+    /// Make a tokenizer
+    Tokenizer(tokenizer::Arguments),
 }
 
 /// Runs the subcommand.
@@ -31,6 +37,8 @@ enum Command {
 pub fn run(arguments: Arguments) -> Result<()> {
     match arguments.command {
         Command::Config(arguments) => config::run(&arguments),
+        Command::Tokenize(arguments) => tokenize::run(&arguments),
+        Command::Tokenizer(arguments) => tokenizer::run(&arguments),
     }
 }
 
