@@ -90,6 +90,14 @@ pub enum Error {
         /// Bytes that were free.
         free: usize,
     },
+    /// A kernel has to be compiled and there is no run-time compiler.
+    #[error("kernel {kernel}: no NVRTC to compile it with: searched {searched}")]
+    NoCompiler {
+        /// The program.
+        kernel: &'static str,
+        /// Where it was looked for.
+        searched: String,
+    },
     /// A CUDA source that does not compile.
     #[error("kernel {kernel} does not compile:\n{log}")]
     Compile {

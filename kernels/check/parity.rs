@@ -90,13 +90,29 @@ fn moved(case: &Case, numbers: &Numbers, dtype: DType, seed: u64) -> Result<Numb
 
 /// Runs a case forward and, if it has a gradient, backward, in `dtype` on `device`.
 pub fn run(case: &Case, device: &Device, dtype: DType, sink: Sink) -> Result<Values> {
-    run_with(case, device, dtype, sink, &numbers(case)?)
+    run_with(case, device, dtype, &everywhere(case, sink), &numbers(case)?)
 }
 
-fn run_with(case: &Case, device: &Device, dtype: DType, sink: Sink, numbers: &Numbers) -> Result<Values> {
+/// As [`run`], with a gradient of its own kind, or none, for each input. Inputs that have no gradient get None.
+pub fn run_for(case: &Case, device: &Device, dtype: DType, sinks: &[Option<Sink>]) -> Result<Values> {
+    run_with(case, device, dtype, sinks, &numbers(case)?)
+}
+
+/// The same kind of gradient for every input that has one.
+pub fn everywhere(case: &Case, sink: Sink) -> Vec<Option<Sink>> {
+    (0..case.ins.len()).map(|i| needs(case).has(i).then_some(sink)).collect()
+}
+
+fn run_with(
+    case: &Case,
+    device: &Device,
+    dtype: DType,
+    sinks: &[Option<Sink>],
+    numbers: &Numbers,
+) -> Result<Values> {
     let ins = case.buffers(device, dtype, &numbers.ins)?;
     let specs: Vec<Spec> = ins.iter().map(Buffer::spec).collect();
-    let needs = needs(case);
+    let needs = Needs(sinks.iter().enumerate().map(|(i, s)| (s.is_some() as u32) << i).sum());
     let ran = run::forward(case.op.as_ref(), ins, needs)?;
     let outs = ran.outs.iter().map(Buffer::to_f64).collect::<Result<Vec<_>>>()?;
     if !needs.any() {
@@ -107,12 +123,12 @@ fn run_with(case: &Case, device: &Device, dtype: DType, sink: Sink, numbers: &Nu
     };
     let douts = ran.outs.iter().zip(&numbers.douts).map(dout).collect::<Result<Vec<_>>>()?;
     drop(ran.outs);
-    let want = |(i, spec): (usize, &Spec)| match (needs.has(i), sink) {
-        (false, _) => Want::No,
-        (true, Sink::Same) => Want::New(spec.dtype, Role::Activation),
-        (true, Sink::Acc) => Want::New(spec.dtype.acc(), Role::Gradient),
+    let want = |(spec, sink): (&Spec, &Option<Sink>)| match sink {
+        None => Want::No,
+        Some(Sink::Same) => Want::New(spec.dtype, Role::Activation),
+        Some(Sink::Acc) => Want::New(spec.dtype.acc(), Role::Gradient),
     };
-    let wants = specs.iter().enumerate().map(want).collect();
+    let wants = specs.iter().zip(sinks).map(want).collect();
     let scope: Arc<str> = "".into();
     let grads = run::backward(case.op.as_ref(), &scope, &specs, ran.saved, douts, wants)?;
     let grads = grads.into_iter().map(|g| g.map(|g| g.to_f64()).transpose()).collect::<Result<_>>()?;
@@ -139,7 +155,8 @@ impl Yardstick {
     /// Measures a case for runs in `dtype`, by runs in f64 on the CPU.
     pub fn measure(case: &Case, dtype: DType) -> Result<Self> {
         let device = Device::cpu_poisoned();
-        let exact = |numbers: &Numbers| run_with(case, &device, DType::F64, Sink::Same, numbers);
+        let sinks = everywhere(case, Sink::Same);
+        let exact = |numbers: &Numbers| run_with(case, &device, DType::F64, &sinks, numbers);
         let numbers = numbers(case)?;
         let want = exact(&numbers)?;
         let samples = (0..SAMPLES)

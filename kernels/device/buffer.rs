@@ -1,5 +1,6 @@
 //! Bytes on a device with a spec: what ops read and write.
 
+use super::gpu::{DeviceMemory, Gpu};
 use super::host::Block;
 use super::{Device, Kind, Role};
 use crate::dtype::{Element, Real};
@@ -29,8 +30,12 @@ struct Storage {
 
 enum Memory {
     Host(Block),
+    Device(DeviceMemory),
     Planned,
 }
+
+/// What poisoned devices fill fresh memory with: NaN in every float type, out of range as an index.
+const POISON: u8 = 0xff;
 
 impl Drop for Storage {
     fn drop(&mut self) {
@@ -45,9 +50,16 @@ impl Buffer {
             Kind::Cpu(cpu) => {
                 let mut block = cpu.pool.take(bytes);
                 if device.poison() {
-                    block.bytes_mut().fill(0xff); // NaN in every float type, out of range as an index
+                    block.bytes_mut().fill(POISON);
                 }
                 Memory::Host(block)
+            }
+            Kind::Gpu(gpu) => {
+                let memory = gpu.alloc(bytes)?;
+                if device.poison() {
+                    gpu.fill(memory.ptr(), POISON, bytes)?;
+                }
+                Memory::Device(memory)
             }
             Kind::Plan => Memory::Planned,
         };
@@ -123,8 +135,9 @@ impl Buffer {
     /// A copy with bytes of its own, counted under `role`.
     pub fn copy(&self, role: Role) -> Result<Self> {
         let mut copy = Self::alloc(self.device(), self.spec, role)?;
-        if let Some(bytes) = self.host_bytes() {
-            copy.host_bytes_mut().copy_from_slice(bytes);
+        match self.on_gpu() {
+            Some((gpu, from)) => gpu.copy(from, copy.device_ptr_mut(), self.spec.bytes())?,
+            None => copy.host_bytes_mut().copy_from_slice(self.host_bytes()),
         }
         Ok(copy)
     }
@@ -153,59 +166,108 @@ impl Buffer {
 
     /// The elements, on the CPU. On a plan, where there are none, an empty slice.
     ///
-    /// Panics if `T` is not the buffer's type: `infer` checked that.
+    /// Panics if `T` is not the buffer's type (`infer` checked that) or the buffer lies on a GPU.
     pub fn slice<T: Element>(&self) -> &[T] {
         assert_eq!(T::DTYPE, self.dtype(), "the type of {}", self.spec);
-        self.host_bytes().map_or(&[], bytemuck::cast_slice)
+        match self.host_bytes() {
+            [] => &[], // which is not aligned for T where there is no memory
+            bytes => bytemuck::cast_slice(bytes),
+        }
     }
 
     /// The elements for writing, on the CPU.
     ///
-    /// Panics if `T` is not the buffer's type or if somebody else holds the bytes.
+    /// Panics if `T` is not the buffer's type, if somebody else holds the bytes, or if they lie on a GPU.
     pub fn slice_mut<T: Element>(&mut self) -> &mut [T] {
         assert_eq!(T::DTYPE, self.dtype(), "the type of {}", self.spec);
         match self.host_bytes_mut() {
-            [] => &mut [], // which is not aligned for T where there is no memory
+            [] => &mut [], // as above
             bytes => bytemuck::cast_slice_mut(bytes),
         }
     }
 
-    fn host_bytes(&self) -> Option<&[u8]> {
+    /// The address of the first element on the GPU, for a kernel that reads it; 0 for an empty buffer.
+    ///
+    /// Panics if the buffer does not lie on a GPU.
+    pub fn device_ptr(&self) -> u64 {
+        self.on_gpu().expect("a kernel is launched on buffers of its GPU").1
+    }
+
+    /// The address of the first element on the GPU, for a kernel that writes it; 0 for an empty buffer.
+    ///
+    /// Panics if somebody else holds the bytes or if they do not lie on a GPU.
+    pub fn device_ptr_mut(&mut self) -> u64 {
+        self.only_holder();
+        self.device_ptr()
+    }
+
+    /// The GPU that holds the buffer, and the address of the first element there.
+    fn on_gpu(&self) -> Option<(&Arc<Gpu>, u64)> {
+        match (&self.storage.memory, self.device().kind()) {
+            (Memory::Device(memory), Kind::Gpu(gpu)) => Some((gpu, memory.ptr() + self.offset as u64)),
+            _ => None,
+        }
+    }
+
+    /// The storage, to write: the rule of this module.
+    fn only_holder(&mut self) -> &mut Storage {
+        Arc::get_mut(&mut self.storage).expect("a buffer is written only by its single holder")
+    }
+
+    fn host_bytes(&self) -> &[u8] {
         match &self.storage.memory {
-            Memory::Host(block) => Some(&block.bytes()[self.offset..self.offset + self.spec.bytes()]),
-            Memory::Planned => None,
+            Memory::Host(block) => &block.bytes()[self.offset..self.offset + self.spec.bytes()],
+            Memory::Device(_) => panic!("{self:?} is read by CPU code"),
+            Memory::Planned => &[],
         }
     }
 
     fn host_bytes_mut(&mut self) -> &mut [u8] {
-        let (offset, bytes) = (self.offset, self.spec.bytes());
-        let storage = Arc::get_mut(&mut self.storage).expect("a buffer is written only by its single holder");
+        let (offset, bytes, spec) = (self.offset, self.spec.bytes(), self.spec);
+        let storage = self.only_holder();
         match &mut storage.memory {
             Memory::Host(block) => &mut block.bytes_mut()[offset..offset + bytes],
+            Memory::Device(_) => panic!("{spec} on {} is written by CPU code", storage.device),
             Memory::Planned => &mut [],
         }
     }
 
     /// Sets every byte to zero.
     pub fn fill_zero(&mut self) -> Result<()> {
-        self.host_bytes_mut().fill(0);
-        Ok(())
+        self.only_holder();
+        match self.on_gpu() {
+            Some((gpu, ptr)) => gpu.fill(ptr, 0, self.spec.bytes()),
+            None => {
+                self.host_bytes_mut().fill(0);
+                Ok(())
+            }
+        }
     }
 
     /// Overwrites the contents with host bytes of the same length.
     pub fn copy_from_host(&mut self, bytes: &[u8]) -> Result<()> {
         assert_eq!(bytes.len(), self.spec.bytes(), "bytes of {}", self.spec);
-        if !self.device().is_plan() {
-            self.host_bytes_mut().copy_from_slice(bytes);
+        self.only_holder();
+        match self.on_gpu() {
+            Some((gpu, ptr)) => return gpu.upload(bytes, ptr),
+            None if self.device().is_plan() => {}
+            None => self.host_bytes_mut().copy_from_slice(bytes),
         }
         Ok(())
     }
 
-    /// The contents on the host, as bytes.
+    /// The contents on the host, as bytes. Waits for a GPU to have computed them.
     pub fn to_host(&self) -> Result<Vec<u8>> {
-        match self.host_bytes() {
-            Some(bytes) => Ok(bytes.to_vec()),
-            None => Err(Error::Driver { op: "to_host".into(), message: "a plan holds no values".into() }),
+        match self.on_gpu() {
+            Some((gpu, ptr)) => {
+                let mut bytes = vec![0; self.spec.bytes()];
+                gpu.download(ptr, &mut bytes)?;
+                Ok(bytes)
+            }
+            None if self.device().is_plan() => {
+                Err(Error::Driver { op: "to_host".into(), message: "a plan holds no values".into() })
+            }
+            None => Ok(self.host_bytes().to_vec()),
         }
     }
 

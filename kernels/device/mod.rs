@@ -4,15 +4,19 @@
 //! the trace, so two devices (two ranks in one process, say) never mix their numbers.
 
 mod buffer;
+pub mod gpu;
 pub(crate) mod host;
+mod libraries;
 mod mapped;
 mod meter;
+pub mod program;
 
 pub use buffer::Buffer;
 pub use mapped::MappedFile;
 pub use meter::{Event, NoGrad, Pass, Role, Scope};
 
 use crate::{Error, Result, Spec};
+use gpu::Gpu;
 use host::Pool;
 use meter::Meter;
 use std::fmt;
@@ -33,6 +37,8 @@ struct Inner {
 pub enum Kind {
     /// The host's processors, through rayon's current thread pool.
     Cpu(Cpu),
+    /// A CUDA device.
+    Gpu(Arc<Gpu>),
     /// Shapes only: memory is counted, nothing is computed. The same model code runs on it.
     Plan,
 }
@@ -55,6 +61,18 @@ impl Device {
     /// The CPU, with every fresh buffer filled with NaN bytes: an output an op forgot to write shows up.
     pub fn cpu_poisoned() -> Self {
         Self::new(Kind::Cpu(Cpu { pool: Arc::default() }), true)
+    }
+
+    /// CUDA device `ordinal`, counted from 0 among those the driver shows.
+    ///
+    /// Errors: no CUDA driver on this machine ([`Error::NoCuda`]), one too old, no such device.
+    pub fn gpu(ordinal: usize) -> Result<Self> {
+        Ok(Self::new(Kind::Gpu(Arc::new(Gpu::open(ordinal)?)), false))
+    }
+
+    /// As [`Device::gpu`], with every fresh buffer filled with NaN bytes.
+    pub fn gpu_poisoned(ordinal: usize) -> Result<Self> {
+        Ok(Self::new(Kind::Gpu(Arc::new(Gpu::open(ordinal)?)), true))
     }
 
     /// A device that counts memory and computes nothing.
@@ -148,10 +166,11 @@ impl Device {
 
 impl fmt::Display for Device {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(match self.0.kind {
-            Kind::Cpu(_) => "cpu",
-            Kind::Plan => "plan",
-        })
+        match &self.0.kind {
+            Kind::Cpu(_) => f.write_str("cpu"),
+            Kind::Gpu(gpu) => fmt::Display::fmt(gpu, f),
+            Kind::Plan => f.write_str("plan"),
+        }
     }
 }
 

@@ -19,8 +19,10 @@
 //! Errors: w is not as wide as a row of x; types differ.
 
 pub(crate) mod cpu;
+mod gpu;
 
 use crate::check::{Case, Entry, Input};
+use crate::device::Kind;
 use crate::op::{Backward, Cost, Forward, Made, Needs, Op, Run, Shapes, Slot, check, float, take};
 use crate::reduce::partial_sums;
 use crate::{Result, Spec, on_cpu};
@@ -49,6 +51,10 @@ impl Op for RmsNorm {
         let (x, w) = (io.input(0), io.input(1));
         let mut y = io.output(0)?;
         let mut rstd = io.stat(0)?;
+        if let Kind::Gpu(gpu) = io.device().kind() {
+            gpu::forward(gpu, x, w, self.eps, &mut y, rstd.as_mut())?;
+            return Ok(Made::with_stats([y], [rstd]));
+        }
         on_cpu!(io.device(), self.name(), x.dtype(), T => {
             let rstd = rstd.as_mut().map(|r| r.slice_mut());
             cpu::forward::<T>(x.slice(), w.slice(), self.eps, y.slice_mut(), rstd)
@@ -61,6 +67,9 @@ impl Op for RmsNorm {
     }
 
     fn backward(&self, io: &mut Backward) -> Result<()> {
+        if let Kind::Gpu(gpu) = io.device().clone().kind() {
+            return gpu::backward(gpu, io);
+        }
         let (x, w, rstd, dy) = (io.saved(0), io.saved(1), io.saved(2), io.dy());
         if io.wants(0) {
             let mut dx = io.alloc(x.spec())?;

@@ -1,0 +1,83 @@
+//! A device against the CPU in f64, by the yardstick of [`parity`]: what the device may lose is what the precision
+//! makes anyone lose, times two. Each run is repeated and has to give the same bits: nothing may depend on timing.
+
+use super::Case;
+use super::parity::{self, Sink, Worst, Yardstick, everywhere};
+use crate::device::Device;
+use crate::{DType, Error, Result};
+
+/// What one case showed.
+#[derive(Debug)]
+pub enum Outcome {
+    /// Everything is within the yardstick.
+    Agrees(Report),
+    /// The device does not have this op; the error it gave.
+    NotImplemented(Error),
+    /// Something is not within it; a sentence that names the case.
+    Differs(String),
+}
+
+/// How closely a device agrees.
+#[derive(Debug)]
+pub struct Report {
+    /// How many runs were compared, each with other gradients wanted.
+    pub runs: usize,
+    /// The largest error, as a fraction of what is allowed.
+    pub worst: f64,
+}
+
+/// Runs a case in `dtype` on `device`: without gradients, with each gradient alone (the other inputs frozen), and
+/// with all of them.
+pub fn check(case: &Case, device: &Device, dtype: DType) -> Outcome {
+    let differs = |message: String| {
+        Outcome::Differs(format!("{}/{} in {dtype} on {device}: {message}", case.op.name(), case.name))
+    };
+    match compare(case, device, dtype) {
+        Ok(Ok(report)) => Outcome::Agrees(report),
+        Ok(Err(message)) => differs(message),
+        Err(e @ Error::NotImplemented { .. }) => Outcome::NotImplemented(e),
+        Err(e) => differs(e.to_string()),
+    }
+}
+
+/// The outer error is one of running, the inner one a sentence of what differs.
+fn compare(case: &Case, device: &Device, dtype: DType) -> Result<std::result::Result<Report, String>> {
+    let yardstick = Yardstick::measure(case, dtype)?;
+    let none = vec![None; case.ins.len()];
+    let mut all = everywhere(case, Sink::Acc);
+    let mut selections = vec![none.clone()];
+    for i in 0..all.len() {
+        if all[i].is_some() {
+            let mut alone = none.clone();
+            alone[i] = Some(Sink::Acc);
+            // An op gives gradients of weights in T::Acc and those of activations in T. The other one takes a
+            // cast, which a device that is being brought up may lack.
+            match parity::run_for(case, device, dtype, &alone) {
+                Err(Error::NotImplemented { op: "cast", .. }) => alone[i] = Some(Sink::Same),
+                other => drop(other?),
+            }
+            all[i] = alone[i];
+            selections.push(alone);
+        }
+    }
+    selections.push(all);
+    let mut report = Report { runs: 0, worst: 0.0 };
+    for sinks in selections {
+        let got = parity::run_for(case, device, dtype, &sinks)?;
+        let Worst { forward, backward } = yardstick.compare(&got);
+        for (pass, error) in [("forward", Some(forward)), ("backward", backward)] {
+            let error = error.unwrap_or(0.0);
+            if error > 1.0 {
+                return Ok(Err(format!(
+                    "{pass}: {error:.2} times the allowed error; gradients wanted: {sinks:?}"
+                )));
+            }
+            report.worst = report.worst.max(error);
+        }
+        if parity::run_for(case, device, dtype, &sinks)? != got {
+            return Ok(Err(format!("a second run gives other bits; gradients wanted: {sinks:?}")));
+        }
+        report.runs += 1;
+    }
+    Ok(Ok(report))
+}

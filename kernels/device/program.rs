@@ -1,0 +1,241 @@
+//! Finding a compiled kernel: from the disk cache, or by compiling the source embedded in this binary with NVRTC.
+//!
+//! Compiling takes a fraction of a second per program and architecture, so the result is kept in a directory:
+//! `NEVA_CACHE_DIR`, else `$XDG_CACHE_HOME/neva`, else `~/.cache/neva`. A file's name holds a hash of everything
+//! that went into it (source, headers, options, compiler, architecture), so a stale one is never found. A cache
+//! that cannot be read or written costs time, nothing else.
+
+use super::gpu::driver_error;
+use super::libraries;
+use crate::{Error, Result};
+use cudarc::driver::{result, sys};
+use cudarc::nvrtc::result as nvrtc;
+use cudarc::nvrtc::sys::{self as nvrtc_sys, nvrtcProgram};
+use std::collections::HashMap;
+use std::env;
+use std::ffi::{CString, c_char};
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::process;
+
+/// The source of one op's kernels.
+pub struct Source {
+    /// The op: its file is `<name>.cu`.
+    pub name: &'static str,
+    /// The text of that file.
+    pub text: &'static str,
+}
+
+/// What kernels include: names and texts. Kernels use no other header.
+const HEADERS: [(&str, &str); 3] = [
+    ("ptx.cuh", include_str!("../cuda/ptx.cuh")),
+    ("reduce.cuh", include_str!("../cuda/reduce.cuh")),
+    ("vector.cuh", include_str!("../cuda/vector.cuh")),
+];
+
+/// A program loaded into a context.
+pub(super) struct Program {
+    name: &'static str,
+    module: sys::CUmodule,
+    entries: HashMap<String, sys::CUfunction>,
+}
+
+impl Program {
+    /// Loads the program for `architecture` into the current context.
+    pub(super) fn load(source: &Source, architecture: &str) -> Result<Self> {
+        let compiler = compiler_version(source.name)?;
+        let options = [format!("--gpu-architecture={architecture}"), "--std=c++17".to_string()];
+        let key = key(source, &compiler, &options);
+        let path =
+            cache_directory().map(|d| d.join(format!("{}-{architecture}-{key:032x}.cubin", source.name)));
+        let loaded = |module| Program { name: source.name, module, entries: HashMap::new() };
+        // A file that a crash cut short is refused by the driver, and made anew.
+        if let Some(module) = path.as_ref().and_then(|p| fs::read(p).ok()).and_then(|c| load_module(&c).ok())
+        {
+            return Ok(loaded(module));
+        }
+        let cubin = compile(source, &options)?;
+        if let Some(path) = &path {
+            let _ = write_whole(path, &cubin); // see the module: not being able to cache is no error
+        }
+        let module = load_module(&cubin).map_err(|e| driver_error(format!("load {}", source.name), e))?;
+        Ok(loaded(module))
+    }
+
+    /// The kernel of this name.
+    pub(super) fn entry(&mut self, entry: &str) -> Result<sys::CUfunction> {
+        if let Some(function) = self.entries.get(entry) {
+            return Ok(*function);
+        }
+        let name = CString::new(entry).expect("entry names are identifiers");
+        // SAFETY: the module stays loaded as long as `self`.
+        let function = unsafe { result::module::get_function(self.module, name) }
+            .map_err(|e| driver_error(format!("{}: find {entry}", self.name), e))?;
+        self.entries.insert(entry.to_string(), function);
+        Ok(function)
+    }
+}
+
+impl Drop for Program {
+    fn drop(&mut self) {
+        // SAFETY: loaded once in `load`; a context that faulted refuses this, and frees the module itself.
+        let _ = unsafe { result::module::unload(self.module) };
+    }
+}
+
+/// Loads machine code. The driver takes no length, so what cannot be a whole ELF file is refused here.
+fn load_module(cubin: &[u8]) -> std::result::Result<sys::CUmodule, result::DriverError> {
+    if !is_whole_elf(cubin) {
+        return Err(result::DriverError(sys::CUresult::CUDA_ERROR_INVALID_IMAGE));
+    }
+    // SAFETY: the image is complete, by the check above; the driver copies it.
+    unsafe { result::module::load_data(cubin.as_ptr().cast()) }
+}
+
+/// Whether the tables that a 64-bit ELF header points to lie within the file.
+fn is_whole_elf(bytes: &[u8]) -> bool {
+    let u16_at = |i: usize| u16::from_le_bytes([bytes[i], bytes[i + 1]]) as u64;
+    let u64_at = |i: usize| u64::from_le_bytes(bytes[i..i + 8].try_into().expect("eight bytes"));
+    if bytes.len() < 64 || !bytes.starts_with(b"\x7fELF\x02\x01") {
+        return false;
+    }
+    let fits = |offset: u64, size: u64, count: u64| {
+        offset.checked_add(size * count).is_some_and(|end| end <= bytes.len() as u64)
+    };
+    // Program headers: offset at 32, size at 54, count at 56. Section headers: 40, 58, 60.
+    fits(u64_at(32), u16_at(54), u16_at(56)) && fits(u64_at(40), u16_at(58), u16_at(60))
+}
+
+fn compiler_version(kernel: &'static str) -> Result<String> {
+    libraries::compiler().map_err(|searched| Error::NoCompiler { kernel, searched })?;
+    let (mut major, mut minor) = (0, 0);
+    // SAFETY: the library is loaded; both are written.
+    unsafe { nvrtc_sys::nvrtcVersion(&mut major, &mut minor) }
+        .result()
+        .map_err(|e| compile_error(kernel, format!("NVRTC does not tell its version: {e}")))?;
+    if (major, minor) < (11, 2) {
+        let log = format!("NVRTC {major}.{minor} is too old, NeVA needs 11.2 or newer");
+        return Err(compile_error(kernel, log));
+    }
+    Ok(format!("NVRTC {major}.{minor}"))
+}
+
+fn compile_error(kernel: &str, log: String) -> Error {
+    Error::Compile { kernel: kernel.to_string(), log }
+}
+
+/// Compiles to machine code for one architecture.
+fn compile(source: &Source, options: &[String]) -> Result<Vec<u8>> {
+    let error = |step: &str, e: nvrtc::NvrtcError| compile_error(source.name, format!("{step}: {e}"));
+    let program = NvrtcProgram::new(source).map_err(|e| error("create", e))?;
+    // SAFETY: the program exists until `program` is dropped.
+    if let Err(e) = unsafe { nvrtc::compile_program(program.0, options) } {
+        // SAFETY: as above.
+        let log = unsafe { nvrtc::get_program_log(program.0) }.map_err(|e| error("read the log", e))?;
+        let log: Vec<u8> = log.into_iter().map(|c| c as u8).take_while(|&c| c != 0).collect();
+        return Err(compile_error(source.name, format!("{e}\n{}", String::from_utf8_lossy(&log))));
+    }
+    let mut bytes = 0;
+    // SAFETY: as above; the size is written.
+    unsafe { nvrtc_sys::nvrtcGetCUBINSize(program.0, &mut bytes) }.result().map_err(|e| error("size", e))?;
+    let mut cubin = vec![0u8; bytes];
+    // SAFETY: as above; `cubin` has the size NVRTC asked for.
+    unsafe { nvrtc_sys::nvrtcGetCUBIN(program.0, cubin.as_mut_ptr().cast()) }
+        .result()
+        .map_err(|e| error("result", e))?;
+    Ok(cubin)
+}
+
+struct NvrtcProgram(nvrtcProgram);
+
+impl NvrtcProgram {
+    fn new(source: &Source) -> std::result::Result<Self, nvrtc::NvrtcError> {
+        let c = |text: &str| CString::new(text).expect("sources hold no NUL");
+        let (text, name) = (c(source.text), c(&format!("{}.cu", source.name)));
+        let (names, texts) = (HEADERS.map(|(name, _)| c(name)), HEADERS.map(|(_, text)| c(text)));
+        let pointers = |all: &[CString; HEADERS.len()]| all.each_ref().map(|s| s.as_ptr());
+        let (names, texts): ([*const c_char; _], [*const c_char; _]) = (pointers(&names), pointers(&texts));
+        let mut program = std::ptr::null_mut();
+        let count = HEADERS.len() as i32;
+        // SAFETY: every pointer is to a NUL-terminated string that outlives the call, which copies them.
+        unsafe {
+            nvrtc_sys::nvrtcCreateProgram(
+                &mut program,
+                text.as_ptr(),
+                name.as_ptr(),
+                count,
+                texts.as_ptr(),
+                names.as_ptr(),
+            )
+        }
+        .result()?;
+        Ok(NvrtcProgram(program))
+    }
+}
+
+impl Drop for NvrtcProgram {
+    fn drop(&mut self) {
+        // SAFETY: created once in `new`. Nothing is lost if it fails but memory.
+        let _ = unsafe { nvrtc::destroy_program(self.0) };
+    }
+}
+
+/// A hash (FNV-1a, 128 bits) of all that a compiled program depends on. It guards against mistakes, not malice: who
+/// can write the cache can replace a file in it.
+fn key(source: &Source, compiler: &str, options: &[String]) -> u128 {
+    let mut parts = vec![compiler, source.name, source.text];
+    parts.extend(options.iter().map(String::as_str));
+    parts.extend(HEADERS.iter().flat_map(|(name, text)| [*name, *text]));
+    let mut hash = 0x6c62_272e_07bb_0142_62b8_2175_6295_c58d_u128;
+    for byte in parts.iter().flat_map(|part| part.bytes().chain([0])) {
+        hash = (hash ^ u128::from(byte)).wrapping_mul(0x0000_0000_0100_0000_0000_0000_0000_013b);
+    }
+    hash
+}
+
+fn cache_directory() -> Option<PathBuf> {
+    let set = |name| env::var_os(name).filter(|v| !v.is_empty()).map(PathBuf::from);
+    set("NEVA_CACHE_DIR")
+        .or_else(|| set("XDG_CACHE_HOME").map(|d| d.join("neva")))
+        .or_else(|| set("HOME").map(|d| d.join(".cache/neva")))
+        .map(|d| d.join("kernels"))
+}
+
+/// Writes a file that other processes see whole or not at all.
+fn write_whole(path: &Path, bytes: &[u8]) -> std::io::Result<()> {
+    fs::create_dir_all(path.parent().unwrap_or(Path::new(".")))?;
+    let unfinished = path.with_extension(format!("{}.part", process::id()));
+    fs::write(&unfinished, bytes)?;
+    fs::rename(&unfinished, path)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn only_whole_images_reach_the_driver() {
+        let mut image = vec![0u8; 200];
+        image[..6].copy_from_slice(b"\x7fELF\x02\x01");
+        image[40..48].copy_from_slice(&136u64.to_le_bytes()); // one section header of 64 bytes, at the end
+        image[58..60].copy_from_slice(&64u16.to_le_bytes());
+        image[60..62].copy_from_slice(&1u16.to_le_bytes());
+        assert!(is_whole_elf(&image));
+        assert!(!is_whole_elf(&image[..199]));
+        assert!(!is_whole_elf(b"\x7fELF"));
+        image[40..48].copy_from_slice(&u64::MAX.to_le_bytes());
+        assert!(!is_whole_elf(&image));
+    }
+
+    #[test]
+    fn every_part_of_a_program_changes_its_key() {
+        let source = Source { name: "a", text: "b" };
+        let base = key(&source, "c", &["d".into()]);
+        assert_ne!(base, key(&Source { name: "a", text: "B" }, "c", &["d".into()]));
+        assert_ne!(base, key(&Source { name: "A", text: "b" }, "c", &["d".into()]));
+        assert_ne!(base, key(&source, "C", &["d".into()]));
+        assert_ne!(base, key(&source, "c", &["D".into()]));
+        assert_ne!(key(&source, "c", &["de".into()]), key(&source, "c", &["d".into(), "e".into()]));
+        assert_eq!(base, key(&source, "c", &["d".into()]));
+    }
+}

@@ -1,0 +1,115 @@
+//! RMSNorm on a GPU: launches the kernels of `rms_norm.cu`.
+
+use crate::device::gpu::{Gpu, Grid, KernelArg};
+use crate::device::program::Source;
+use crate::op::Backward;
+use crate::{Buffer, DType, Error, Result, Spec};
+
+const NAME: &str = "rms_norm";
+const SOURCE: Source = Source { name: NAME, text: include_str!("rms_norm.cu") };
+
+/// The launch bound of every kernel here.
+const MAX_THREADS: usize = 256;
+/// Backward's registers allow this many blocks of `MAX_THREADS` on a multiprocessor at once.
+const BLOCKS_PER_MULTIPROCESSOR: usize = 2;
+
+/// The kernel of `part` for this type of activation.
+fn entry(part: &str, dtype: DType) -> Result<String> {
+    match dtype {
+        DType::F32 | DType::Bf16 => Ok(format!("{NAME}_{part}_{dtype}")),
+        got => Err(Error::DType { op: NAME, expected: "f32 or bf16 on a GPU", got }),
+    }
+}
+
+/// The row width as the kernels take it.
+fn width(x: Spec) -> Result<u32> {
+    let too_wide = |_| Error::shape(NAME, format!("rows of {x} are too wide, at most {} values", i32::MAX));
+    i32::try_from(x.last()).map(|w| w as u32).map_err(too_wide)
+}
+
+/// Threads for one row: a warp for each 32 vectors of 16 bytes, up to the bound.
+fn threads(x: Spec) -> u32 {
+    let vectors = x.last() * x.dtype.size() / 16;
+    vectors.next_multiple_of(32).clamp(32, MAX_THREADS) as u32
+}
+
+/// `y = x * rstd * w`; writes rstd if asked.
+pub fn forward(
+    gpu: &Gpu,
+    x: &Buffer,
+    w: &Buffer,
+    eps: f64,
+    y: &mut Buffer,
+    rstd: Option<&mut Buffer>,
+) -> Result<()> {
+    let (spec, name) = (x.spec(), entry("fwd", x.dtype())?);
+    if spec.elements() == 0 {
+        return Ok(());
+    }
+    let grid = Grid::linear(spec.rows().min(i32::MAX as usize) as u32, threads(spec));
+    let args = [
+        KernelArg::read(x),
+        KernelArg::read(w),
+        KernelArg::write(y),
+        KernelArg::write_or_null(rstd),
+        KernelArg::I64(spec.rows() as i64),
+        KernelArg::U32(width(spec)?),
+        KernelArg::F32(eps as f32),
+    ];
+    // SAFETY: arguments as in the signature of rms_norm_fwd; `infer` made w as wide as a row of x, y like x and
+    // rstd one f32 per row, all on this device; the kernel strides over all rows whatever the grid.
+    unsafe { gpu.launch(NAME, &SOURCE, &name, grid, &args) }
+}
+
+/// Gives dx and dw, whichever is wanted, from one pass over x and dy.
+pub fn backward(gpu: &Gpu, io: &mut Backward) -> Result<()> {
+    let (x, w, rstd, dy) = (io.saved(0), io.saved(1), io.saved(2), io.dy());
+    let (spec, name) = (x.spec(), entry("bwd", x.dtype())?);
+    let blocks = spec.rows().min(BLOCKS_PER_MULTIPROCESSOR * gpu.multiprocessors() as usize);
+    let mut dx = io.wants(0).then(|| io.alloc(spec)).transpose()?;
+    let mut dw = io.wants(1).then(|| io.alloc(w.spec().with_dtype(DType::F32))).transpose()?;
+    if spec.elements() > 0 {
+        let partial_spec = Spec::new(DType::F32, [blocks, spec.last()]);
+        let mut partial = dw.is_some().then(|| io.temp(partial_spec)).transpose()?;
+        let args = [
+            KernelArg::read(x),
+            KernelArg::read(w),
+            KernelArg::read(rstd),
+            KernelArg::read(dy),
+            KernelArg::write_or_null(dx.as_mut()),
+            KernelArg::write_or_null(partial.as_mut()),
+            KernelArg::I64(spec.rows() as i64),
+            KernelArg::U32(width(spec)?),
+        ];
+        let grid = Grid::linear(blocks as u32, threads(spec));
+        // SAFETY: arguments as in the signature of rms_norm_bwd; x, w and rstd are what forward saw and made, dy
+        // is like x, dx too, and partial has one row per block, all on this device.
+        unsafe { gpu.launch(NAME, &SOURCE, &name, grid, &args) }?;
+        if let (Some(dw), Some(partial)) = (&mut dw, &partial) {
+            sum_partial(gpu, partial, dw)?;
+        }
+    } else if let Some(dw) = &mut dw {
+        dw.fill_zero()?; // the sum over no rows
+    }
+    for (i, gradient) in [dx, dw].into_iter().enumerate() {
+        if let Some(gradient) = gradient {
+            io.give(i, gradient)?;
+        }
+    }
+    Ok(())
+}
+
+/// `dw` = the sum over the rows of `partial`.
+fn sum_partial(gpu: &Gpu, partial: &Buffer, dw: &mut Buffer) -> Result<()> {
+    let [rows, columns] = [partial.dims()[0], partial.dims()[1]];
+    let args = [
+        KernelArg::read(partial),
+        KernelArg::write(dw),
+        KernelArg::U32(rows as u32),
+        KernelArg::U32(columns as u32),
+    ];
+    let grid = Grid::linear(columns.div_ceil(32) as u32, MAX_THREADS as u32);
+    // SAFETY: arguments as in the signature of rms_norm_bwd_w; dw is as wide as partial; the grid covers each
+    // column once, 32 to a block.
+    unsafe { gpu.launch(NAME, &SOURCE, "rms_norm_bwd_w_f32", grid, &args) }
+}

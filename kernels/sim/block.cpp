@@ -1,0 +1,311 @@
+#include "block.h"
+
+#include <algorithm>
+#include <cstdio>
+#include <cstdlib>
+#include <cstring>
+#include <memory>
+#include <numeric>
+#include <vector>
+
+#include "fiber.h"
+
+SimThread* sim_thread;
+
+namespace sim {
+namespace {
+
+constexpr int LANES = 32;
+constexpr int MAX_WARPS = MAX_THREADS / LANES;
+constexpr int MAX_SHARED_ARRAYS = 64;
+constexpr int REPORTED_THREADS = 8;
+
+struct Thread {
+  SimThread index;
+  Stack stack;
+  void* sp;
+  bool done;
+  // Where it waits, for reports.
+  const char* what;
+  const char* file;
+  int line;
+};
+
+// The threads that can run, as a bit set.
+class Ready {
+ public:
+  void reset(int threads) { words_ = (threads + 63) / 64, std::fill_n(bits_, words_, 0); }
+  void set(int i) { bits_[i / 64] |= uint64_t{1} << i % 64; }
+  void clear(int i) { bits_[i / 64] &= ~(uint64_t{1} << i % 64); }
+
+  // The first one at or after `start`, around the end; -1 if there is none.
+  int from(int start) const {
+    for (int k = 0; k <= words_; k++) {
+      int w = (start / 64 + k) % words_;
+      uint64_t word = bits_[w];
+      if (k == 0) word &= ~uint64_t{0} << start % 64;
+      if (word) return w * 64 + __builtin_ctzll(word);
+    }
+    return -1;
+  }
+
+  int last() const {
+    for (int w = words_ - 1; w >= 0; w--)
+      if (bits_[w]) return w * 64 + 63 - __builtin_clzll(bits_[w]);
+    return -1;
+  }
+
+ private:
+  int words_ = 0;
+  uint64_t bits_[MAX_THREADS / 64];
+};
+
+// The lanes of one warp that wait in one collective. A warp can have several at once, with disjoint masks, so a
+// group is filed under the lowest lane of its mask.
+struct Group {
+  int arrived = 0;
+  uint32_t mask;
+  SimCollective op;
+  const char* file;
+  int line;
+  SimLane* lanes[LANES];
+};
+
+struct SharedArray {
+  const void* key;
+  void* memory;
+};
+
+// The block that runs now. There is one: blocks run one after another, grids under the driver's lock.
+struct Block {
+  std::vector<std::unique_ptr<Thread>> threads;  // kept from block to block; the first `count` are in use
+  int count, live, current;
+  Ready ready;
+  int at_barrier;
+  Group groups[MAX_WARPS][LANES];
+  unsigned char *dynamic_shared, *static_shared, *static_end;
+  SharedArray arrays[MAX_SHARED_ARRAYS];
+  int array_count;
+
+  const Kernel* kernel;
+  void** arguments;
+  Settings settings;
+  uint64_t random;
+  void* host_sp;  // where run_grid waits
+  bool failed;
+};
+
+Block& block = *new Block;  // never destroyed: a process may end while a module still refers to it
+
+const char* name_of(SimCollective op) {
+  switch (op) {
+    case SIM_SYNCWARP: return "__syncwarp";
+    case SIM_SHUFFLE: return "a shuffle";
+    case SIM_BALLOT: return "__ballot_sync";
+  }
+  return "?";
+}
+
+uint64_t next_random() {  // xorshift64
+  uint64_t& r = block.random;
+  r ^= r << 13, r ^= r >> 7, r ^= r << 17;
+  return r;
+}
+
+int pick() {
+  switch (block.settings.schedule) {
+    case Schedule::Lowest: return block.ready.from(0);
+    case Schedule::Highest: return block.ready.last();
+    case Schedule::Round: return block.ready.from((block.current + 1) % block.count);
+    case Schedule::Random: return block.ready.from(next_random() % block.count);
+  }
+  return -1;
+}
+
+void switch_to(int next) {
+  if (next == block.current) return;
+  void** save = &block.threads[block.current]->sp;
+  block.current = next;
+  sim_thread = &block.threads[next]->index;
+  sim_switch(save, block.threads[next]->sp);
+}
+
+// Ends the grid: reports, and abandons every fiber where it stands.
+[[noreturn]] void fail(const std::string& message) {
+  fprintf(stderr, "simulated GPU: kernel %s, block (%u, %u, %u): %s\n", block.kernel->name.c_str(), sim_thread->block.x,
+          sim_thread->block.y, sim_thread->block.z, message.c_str());
+  int waiting = 0, exited = 0;
+  for (int i = 0; i < block.count; i++) {
+    Thread& t = *block.threads[i];
+    if (t.done) exited++;
+    else if (t.what && waiting++ < REPORTED_THREADS)
+      fprintf(stderr, "  thread %d waits in %s at %s:%d\n", i, t.what, t.file, t.line);
+  }
+  if (waiting > REPORTED_THREADS) fprintf(stderr, "  and %d threads more\n", waiting - REPORTED_THREADS);
+  if (exited) fprintf(stderr, "  %d threads have returned\n", exited);
+  block.failed = true;
+  void* abandoned;
+  sim_switch(&abandoned, block.host_sp);
+  __builtin_unreachable();
+}
+
+void wait_in(const char* what, const char* file, int line) {
+  Thread& me = *block.threads[block.current];
+  me.what = what, me.file = file, me.line = line;
+}
+
+// Lets another thread run until somebody makes this one ready again.
+void block_here() {
+  block.ready.clear(block.current);
+  int next = pick();
+  if (next < 0) fail("deadlock: no thread can run");
+  switch_to(next);
+}
+
+// After this thread made others ready: whoever the schedule prefers goes first.
+void yield() { switch_to(pick()); }
+
+[[noreturn]] void thread_main() {
+  block.kernel->invoke(block.arguments);
+  Thread& me = *block.threads[block.current];
+  me.done = true;
+  block.ready.clear(block.current);
+  void* abandoned;
+  if (--block.live == 0) sim_switch(&abandoned, block.host_sp);
+  int next = pick();
+  if (next < 0) fail("deadlock: threads have returned that others wait for");
+  switch_to(next);
+  __builtin_unreachable();
+}
+
+void compute(const Group& g) {
+  auto in_mask = [&](int lane) { return g.mask >> lane & 1; };
+  uint32_t ballot = 0;
+  for (int l = 0; l < LANES; l++) {
+    if (!in_mask(l)) continue;
+    const SimLane& lane = *g.lanes[l];
+    if (g.op == SIM_SHUFFLE) {
+      if (!in_mask(lane.source))
+        fail("lane " + std::to_string(l) + " shuffles from lane " + std::to_string(lane.source) +
+             ", which is not in the mask");
+      memcpy(lane.out, g.lanes[lane.source]->in, lane.bytes);
+    } else if (g.op == SIM_BALLOT) {
+      ballot |= *static_cast<const uint32_t*>(lane.in) << l;
+    }
+  }
+  if (g.op == SIM_BALLOT)
+    for (int l = 0; l < LANES; l++)
+      if (in_mask(l)) memcpy(g.lanes[l]->out, &ballot, sizeof ballot);
+}
+
+SimIndex unflatten(unsigned i, SimIndex dims) { return {i % dims.x, i / dims.x % dims.y, i / dims.x / dims.y}; }
+
+// Runs the block at `position` to its end, from fresh shared memory.
+bool run_block(SimIndex position, SimIndex grid, SimIndex dims, size_t dynamic_shared) {
+  memset(block.dynamic_shared, 0xff, dynamic_shared);
+  memset(block.static_shared, 0xff, STATIC_SHARED_BYTES);
+  block.static_end = block.static_shared;
+  block.array_count = block.at_barrier = 0;
+  for (int warp = 0; warp * LANES < block.count; warp++)
+    for (Group& g : block.groups[warp]) g.arrived = 0;
+  block.ready.reset(block.count);
+  for (int i = 0; i < block.count; i++) {
+    Thread& t = *block.threads[i];
+    t.index = {unflatten(i, dims), position, dims, grid};
+    t.sp = t.stack.prepare(thread_main);
+    t.done = false;
+    t.what = nullptr;
+    block.ready.set(i);
+  }
+  block.live = block.count;
+  block.current = 0;
+  block.current = pick();
+  sim_thread = &block.threads[block.current]->index;
+  sim_switch(&block.host_sp, block.threads[block.current]->sp);
+  return !block.failed;
+}
+
+// The order blocks run in is the schedule's too: nothing may depend on it.
+std::vector<unsigned> block_order(unsigned blocks) {
+  std::vector<unsigned> order(blocks);
+  std::iota(order.begin(), order.end(), 0u);
+  if (block.settings.schedule == Schedule::Highest) std::reverse(order.begin(), order.end());
+  if (block.settings.schedule == Schedule::Random)
+    for (unsigned i = blocks; i > 1; i--) std::swap(order[i - 1], order[next_random() % i]);
+  return order;
+}
+
+}  // namespace
+
+bool run_grid(const Kernel& kernel, SimIndex grid, SimIndex dims, size_t dynamic_shared, void** arguments,
+              const Settings& settings) {
+  static std::unique_ptr<unsigned char, void (*)(void*)> shared(
+      static_cast<unsigned char*>(aligned_alloc(1024, DYNAMIC_SHARED_BYTES + 1024 + STATIC_SHARED_BYTES)), free);
+  block.dynamic_shared = shared.get();
+  block.static_shared = shared.get() + DYNAMIC_SHARED_BYTES + 1024;
+  block.kernel = &kernel;
+  block.arguments = arguments;
+  block.settings = settings;
+  if (!block.random) block.random = settings.seed * 0x9e3779b97f4a7c15ull + 1;
+  block.failed = false;
+  block.count = dims.x * dims.y * dims.z;
+  while (block.threads.size() < static_cast<size_t>(block.count)) block.threads.push_back(std::make_unique<Thread>());
+  for (unsigned b : block_order(grid.x * grid.y * grid.z))
+    if (!run_block(unflatten(b, grid), grid, dims, dynamic_shared)) return false;
+  return true;
+}
+
+}  // namespace sim
+
+using namespace sim;
+
+// Stricter than the hardware: a thread that has returned does not count as arrived.
+void sim_barrier(const char* file, int line) {
+  wait_in("__syncthreads", file, line);
+  if (++block.at_barrier < block.count) {
+    block_here();
+  } else {
+    block.at_barrier = 0;
+    for (int i = 0; i < block.count; i++) block.ready.set(i);
+    yield();
+  }
+  block.threads[block.current]->what = nullptr;
+}
+
+void sim_collective(SimCollective op, uint32_t mask, SimLane* lane, const char* file, int line) {
+  int warp = block.current / LANES, me = block.current % LANES;
+  wait_in(name_of(op), file, line);
+  if (!(mask >> me & 1)) fail("lane " + std::to_string(me) + " is not in the mask it calls " + name_of(op) + " with");
+  Group& g = block.groups[warp][__builtin_ctz(mask)];
+  if (g.arrived == 0) {
+    g.mask = mask, g.op = op, g.file = file, g.line = line;
+  } else if (g.mask != mask || g.op != op || g.line != line || strcmp(g.file, file) != 0) {
+    fail("divergent warp: lane " + std::to_string(me) + " calls " + name_of(op) + " at " + file + ":" +
+         std::to_string(line) + " while others of warp " + std::to_string(warp) + " wait in " + name_of(g.op) + " at " +
+         g.file + ":" + std::to_string(g.line));
+  }
+  g.lanes[me] = lane;
+  if (++g.arrived < __builtin_popcount(mask)) {
+    block_here();
+  } else {
+    g.arrived = 0;
+    compute(g);
+    for (int l = 0; l < LANES; l++)
+      if (mask >> l & 1) block.ready.set(warp * LANES + l);
+    yield();
+  }
+  block.threads[block.current]->what = nullptr;
+}
+
+void* sim_shared(const void* key, size_t bytes) {
+  for (int i = 0; i < block.array_count; i++)
+    if (block.arrays[i].key == key) return block.arrays[i].memory;
+  unsigned char* memory = block.static_end;
+  block.static_end += (bytes + 127) / 128 * 128;
+  if (block.array_count == MAX_SHARED_ARRAYS || block.static_end > block.static_shared + STATIC_SHARED_BYTES)
+    fail("more than 48 KiB or 64 arrays of static shared memory");
+  block.arrays[block.array_count++] = {key, memory};
+  return memory;
+}
+
+void* sim_dynamic_shared() { return block.dynamic_shared; }

@@ -1,0 +1,157 @@
+//! A CUDA for machines without a GPU: drop-in `libcuda.so` and `libnvrtc.so` that run kernels on the CPU.
+//!
+//! The C++ of this package is embedded here and built by [`Simulator::build`] with the host's compiler, so building
+//! the workspace compiles no C. A program that runs in [`Simulator::environment`] finds the two libraries instead
+//! of NVIDIA's and knows no difference: it loads, compiles and launches as on a card. How the simulator works is in
+//! the files themselves; start with `block.h`.
+
+use std::env;
+use std::ffi::OsString;
+use std::fmt;
+use std::fs;
+use std::hash::{DefaultHasher, Hash, Hasher};
+use std::io;
+use std::path::{Path, PathBuf};
+use std::process::{self, Command};
+use std::sync::atomic::{AtomicU32, Ordering};
+
+/// Every file the libraries are built from or need beside them.
+const FILES: [(&str, &str); 12] = [
+    ("block.cpp", include_str!("block.cpp")),
+    ("block.h", include_str!("block.h")),
+    ("driver.cpp", include_str!("driver.cpp")),
+    ("fiber.cpp", include_str!("fiber.cpp")),
+    ("fiber.h", include_str!("fiber.h")),
+    ("memory.cpp", include_str!("memory.cpp")),
+    ("memory.h", include_str!("memory.h")),
+    ("nvrtc.cpp", include_str!("nvrtc.cpp")),
+    ("ptx.cuh", include_str!("ptx.cuh")),
+    ("runtime.h", include_str!("runtime.h")),
+    ("settings.cpp", include_str!("settings.cpp")),
+    ("settings.h", include_str!("settings.h")),
+];
+
+/// Each library and its sources.
+const LIBRARIES: [(&str, &[&str]); 2] = [
+    ("libcuda.so", &["block.cpp", "driver.cpp", "fiber.cpp", "memory.cpp", "settings.cpp"]),
+    ("libnvrtc.so", &["nvrtc.cpp"]),
+];
+
+const FLAGS: [&str; 9] = [
+    "-std=c++17",
+    "-O2",
+    "-g",
+    "-Wall",
+    "-Wextra",
+    "-fPIC",
+    "-fvisibility=hidden",
+    "-shared",
+    "-Wl,-z,defs", // an undefined symbol is an error here, not at the first launch
+];
+
+/// The built libraries.
+#[derive(Debug)]
+pub struct Simulator {
+    directory: PathBuf,
+}
+
+/// Why there is no simulator.
+#[derive(Debug)]
+pub enum Error {
+    /// The C++ compiler cannot be run: its name, and the system's words.
+    NoCompiler(String, io::Error),
+    /// The C++ compiler refused: its log.
+    Compile(String),
+    /// A file cannot be written.
+    Io(PathBuf, io::Error),
+}
+
+impl fmt::Display for Error {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Error::NoCompiler(name, e) => {
+                write!(f, "the GPU simulator needs a C++ compiler: {name}: {e} (install g++ or set CXX)")
+            }
+            Error::Compile(log) => write!(f, "the GPU simulator does not compile:\n{log}"),
+            Error::Io(path, e) => write!(f, "{}: {e}", path.display()),
+        }
+    }
+}
+
+impl std::error::Error for Error {}
+
+impl Simulator {
+    /// Builds the libraries below `cache`, unless a former call has, from the same sources with the same compiler.
+    pub fn build(cache: &Path) -> Result<Self, Error> {
+        let compiler = env::var("CXX").unwrap_or_else(|_| "g++".into());
+        let version = Command::new(&compiler)
+            .arg("--version")
+            .output()
+            .map_err(|e| Error::NoCompiler(compiler.clone(), e))?
+            .stdout;
+        let mut hash = DefaultHasher::new();
+        (FILES, LIBRARIES, FLAGS, version).hash(&mut hash);
+        let directory = cache.join(format!("kernel-sim-{:016x}", hash.finish()));
+        if directory.is_dir() {
+            return Ok(Simulator { directory });
+        }
+        // Built aside and renamed: others see the whole of it or nothing.
+        static BUILDS: AtomicU32 = AtomicU32::new(0);
+        let build = BUILDS.fetch_add(1, Ordering::Relaxed);
+        let unfinished = directory.with_extension(format!("{}-{build}.part", process::id()));
+        let io = |path: &Path| {
+            let path = path.to_path_buf();
+            move |e| Error::Io(path, e)
+        };
+        fs::create_dir_all(&unfinished).map_err(io(&unfinished))?;
+        for (name, text) in FILES {
+            let path = unfinished.join(name);
+            fs::write(&path, text).map_err(io(&path))?;
+        }
+        for (library, sources) in LIBRARIES {
+            // This SONAME answers whoever asks for the library by its plain name.
+            let output = Command::new(&compiler)
+                .current_dir(&unfinished)
+                .args(FLAGS)
+                .arg(format!("-Wl,-soname,{library}"))
+                .args(["-o", library])
+                .args(sources)
+                .arg("-ldl")
+                .output()
+                .map_err(|e| Error::NoCompiler(compiler.clone(), e))?;
+            if !output.status.success() {
+                return Err(Error::Compile(String::from_utf8_lossy(&output.stderr).into_owned()));
+            }
+        }
+        match fs::rename(&unfinished, &directory) {
+            Err(e) if !directory.is_dir() => return Err(Error::Io(directory, e)),
+            Err(_) => fs::remove_dir_all(&unfinished).map_err(io(&unfinished))?, // somebody else was faster
+            Ok(()) => {}
+        }
+        Ok(Simulator { directory })
+    }
+
+    /// What to set for a program that is to run on the simulated GPU. Compiled kernels are cached beside the
+    /// libraries they were made for.
+    pub fn environment(&self) -> [(&'static str, OsString); 2] {
+        [
+            ("NEVA_CUDA_DIR", self.directory.clone().into()),
+            ("NEVA_CACHE_DIR", self.directory.join("cache").into()),
+        ]
+    }
+
+    /// Where the libraries lie.
+    pub fn directory(&self) -> &Path {
+        &self.directory
+    }
+}
+
+/// Where `kernel-sim` keeps what it builds: `$XDG_CACHE_HOME/neva`, else `~/.cache/neva`, else the system's
+/// directory for temporary files.
+pub fn default_cache() -> PathBuf {
+    let set = |name| env::var_os(name).filter(|v| !v.is_empty()).map(PathBuf::from);
+    set("XDG_CACHE_HOME")
+        .or_else(|| set("HOME").map(|home| home.join(".cache")))
+        .unwrap_or_else(env::temp_dir)
+        .join("neva")
+}

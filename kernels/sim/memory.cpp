@@ -1,0 +1,58 @@
+#include "memory.h"
+
+#include <cstdlib>
+#include <cstring>
+
+namespace sim {
+
+static constexpr size_t GUARD = 256;  // before and after; also the alignment the driver promises
+static constexpr unsigned char GUARD_BYTE = 0xa5;
+
+static size_t padded(size_t bytes) { return (bytes + GUARD - 1) / GUARD * GUARD; }
+
+uint64_t Memory::allocate(size_t bytes) {
+  if (bytes > free_bytes()) return 0;
+  size_t whole = padded(bytes) + 2 * GUARD;
+  auto* raw = static_cast<unsigned char*>(aligned_alloc(GUARD, whole));
+  if (!raw) return 0;
+  memset(raw, GUARD_BYTE, whole);
+  memset(raw + GUARD, 0xff, bytes);
+  uint64_t address = reinterpret_cast<uint64_t>(raw + GUARD);
+  allocations_[address] = bytes;
+  used_ += bytes;
+  return address;
+}
+
+bool Memory::release(uint64_t address) {
+  auto it = allocations_.find(address);
+  if (it == allocations_.end()) return false;
+  used_ -= it->second;
+  allocations_.erase(it);
+  free(reinterpret_cast<unsigned char*>(address) - GUARD);
+  return true;
+}
+
+bool Memory::contains(uint64_t address, size_t bytes) const {
+  auto it = allocations_.upper_bound(address);
+  if (it == allocations_.begin()) return false;
+  --it;
+  uint64_t offset = address - it->first;
+  return offset <= it->second && bytes <= it->second - offset;
+}
+
+std::string Memory::overrun() const {
+  auto intact = [](const unsigned char* bytes, size_t n) {
+    for (size_t i = 0; i < n; i++)
+      if (bytes[i] != GUARD_BYTE) return false;
+    return true;
+  };
+  for (auto [address, bytes] : allocations_) {
+    auto* start = reinterpret_cast<const unsigned char*>(address);
+    std::string size = std::to_string(bytes);
+    if (!intact(start - GUARD, GUARD)) return "wrote in front of a buffer of " + size + " bytes";
+    if (!intact(start + bytes, padded(bytes) - bytes + GUARD)) return "wrote past the end of a buffer of " + size + " bytes";
+  }
+  return "";
+}
+
+}  // namespace sim

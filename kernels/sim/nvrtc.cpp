@@ -1,0 +1,179 @@
+// libnvrtc.so: compiles CUDA C++ with the host's compiler. The "cubin" is a shared object that the simulator's
+// driver loads. ptx.cuh is replaced by the simulator's own, which lies beside this library.
+#include <dlfcn.h>
+#include <fcntl.h>
+#include <spawn.h>
+#include <sys/wait.h>
+#include <unistd.h>
+
+#include <cerrno>
+#include <cstdlib>
+#include <cstring>
+#include <filesystem>
+#include <fstream>
+#include <sstream>
+#include <string>
+#include <vector>
+
+#include "runtime.h"
+
+namespace fs = std::filesystem;
+
+extern char** environ;
+
+namespace {
+
+typedef int Result;  // nvrtcResult
+enum : Result {
+  SUCCESS = 0,
+  PROGRAM_CREATION_FAILURE = 2,
+  INVALID_INPUT = 3,
+  INVALID_OPTION = 5,
+  COMPILATION = 6,
+};
+
+struct File {
+  std::string name, text;
+};
+
+struct Program {
+  File source;
+  std::vector<File> headers;
+  std::string log, cubin;
+};
+
+std::string read(const fs::path& path) {
+  std::ostringstream text;
+  text << std::ifstream(path, std::ios::binary).rdbuf();
+  return text.str();
+}
+
+bool is_file_name(const std::string& name) { return !name.empty() && fs::path(name).filename() == name; }
+
+// Where this library lies, with runtime.h and ptx.cuh.
+fs::path home() {
+  Dl_info info;
+  return dladdr(reinterpret_cast<void*>(&home), &info) ? fs::path(info.dli_fname).parent_path() : fs::path();
+}
+
+// The compiler's arguments for one of NVRTC's options; false for an option it cannot honour.
+bool translate(const std::string& option, std::vector<std::string>& arguments) {
+  auto starts = [&](const char* prefix) { return option.rfind(prefix, 0) == 0; };
+  if (starts("-D")) arguments.push_back(option);
+  else if (starts("--define-macro=")) arguments.push_back("-D" + option.substr(strlen("--define-macro=")));
+  else if (starts("--std=")) arguments.push_back("-" + option.substr(1));
+  else return starts("--gpu-architecture=") || option == "--generate-line-info";  // mean nothing here
+  return true;
+}
+
+// Runs `arguments` in `directory`, all output into `log`. False if it could not run or did not succeed.
+bool run(const std::vector<std::string>& arguments, const fs::path& directory, const fs::path& log) {
+  std::vector<char*> pointers;
+  for (auto& argument : arguments) pointers.push_back(const_cast<char*>(argument.c_str()));
+  pointers.push_back(nullptr);
+  posix_spawn_file_actions_t actions;
+  posix_spawn_file_actions_init(&actions);
+  posix_spawn_file_actions_addchdir_np(&actions, directory.c_str());
+  posix_spawn_file_actions_addopen(&actions, 1, log.c_str(), O_WRONLY | O_CREAT | O_TRUNC, 0600);
+  posix_spawn_file_actions_adddup2(&actions, 1, 2);
+  pid_t child;
+  int failed = posix_spawnp(&child, pointers[0], &actions, nullptr, pointers.data(), environ);
+  posix_spawn_file_actions_destroy(&actions);
+  if (failed) {
+    std::ofstream(log) << arguments[0] << ": " << strerror(failed) << "\n";
+    return false;
+  }
+  int status = 0;
+  while (waitpid(child, &status, 0) < 0 && errno == EINTR) {
+  }
+  return WIFEXITED(status) && WEXITSTATUS(status) == 0;
+}
+
+Result compile(Program& program, const std::vector<std::string>& options, const fs::path& directory) {
+  const char* compiler = getenv("CXX");
+  fs::path library = home();
+  // No contraction: a multiplication and an addition round separately, the same on every host.
+  std::vector<std::string> arguments = {compiler ? compiler : "g++", "-std=c++17", "-O2", "-g", "-fPIC", "-shared",
+                                        "-fno-gnu-unique", "-ffp-contract=off", "-fvisibility=hidden"};
+  for (auto& option : options) {
+    if (translate(option, arguments)) continue;
+    program.log = "nvrtc: error: invalid value for option: " + option + "\n";
+    return INVALID_OPTION;
+  }
+  for (auto& header : program.headers) std::ofstream(directory / header.name, std::ios::binary) << header.text;
+  fs::copy_file(library / "ptx.cuh", directory / "ptx.cuh", fs::copy_options::overwrite_existing);
+  std::ofstream(directory / program.source.name, std::ios::binary) << program.source.text;
+  for (auto& argument : {std::string("-I."), "-I" + library.string(), std::string("-x"), std::string("c++"),
+                         program.source.name, std::string("-x"), std::string("none"), std::string("-Wl,-z,defs"),
+                         "-L" + library.string(), std::string("-l:libcuda.so"), std::string("-o"),
+                         std::string("kernels.so")})
+    arguments.push_back(argument);
+  bool compiled = run(arguments, directory, directory / "log.txt");
+  program.log = read(directory / "log.txt");
+  if (compiled) program.cubin = read(directory / "kernels.so");
+  return compiled && !program.cubin.empty() ? SUCCESS : COMPILATION;
+}
+
+}  // namespace
+
+SIM_EXPORT Result nvrtcVersion(int* major, int* minor) { return *major = 13, *minor = 0, SUCCESS; }
+
+SIM_EXPORT const char* nvrtcGetErrorString(Result code) {
+  switch (code) {
+    case SUCCESS: return "NVRTC_SUCCESS";
+    case PROGRAM_CREATION_FAILURE: return "NVRTC_ERROR_PROGRAM_CREATION_FAILURE";
+    case INVALID_INPUT: return "NVRTC_ERROR_INVALID_INPUT";
+    case INVALID_OPTION: return "NVRTC_ERROR_INVALID_OPTION";
+    case COMPILATION: return "NVRTC_ERROR_COMPILATION";
+  }
+  return "NVRTC_ERROR unknown";
+}
+
+SIM_EXPORT Result nvrtcCreateProgram(Program** program, const char* source, const char* name, int headers,
+                                     const char* const* texts, const char* const* names) {
+  auto* made = new Program{{name ? name : "default_program", source}, {}, "", ""};
+  *program = made;
+  if (!is_file_name(made->source.name)) return INVALID_INPUT;
+  for (int i = 0; i < headers; i++) {
+    if (!is_file_name(names[i])) return INVALID_INPUT;
+    made->headers.push_back({names[i], texts[i]});
+  }
+  return SUCCESS;
+}
+
+SIM_EXPORT Result nvrtcDestroyProgram(Program** program) {
+  delete *program;
+  *program = nullptr;
+  return SUCCESS;
+}
+
+SIM_EXPORT Result nvrtcCompileProgram(Program* program, int count, const char* const* options) {
+  std::error_code ignored;
+  std::string directory = (fs::temp_directory_path(ignored) / "neva-kernel-XXXXXX").string();
+  if (!mkdtemp(directory.data())) {
+    program->log = directory + ": " + strerror(errno) + "\n";
+    return PROGRAM_CREATION_FAILURE;
+  }
+  Result result;
+  try {
+    result = compile(*program, {options, options + count}, directory);
+  } catch (const std::exception& error) {
+    program->log = std::string(error.what()) + "\n";
+    result = PROGRAM_CREATION_FAILURE;
+  }
+  fs::remove_all(directory, ignored);
+  return result;
+}
+
+SIM_EXPORT Result nvrtcGetProgramLogSize(Program* program, size_t* bytes) {
+  return *bytes = program->log.size() + 1, SUCCESS;
+}
+SIM_EXPORT Result nvrtcGetProgramLog(Program* program, char* log) {
+  memcpy(log, program->log.c_str(), program->log.size() + 1);
+  return SUCCESS;
+}
+SIM_EXPORT Result nvrtcGetCUBINSize(Program* program, size_t* bytes) { return *bytes = program->cubin.size(), SUCCESS; }
+SIM_EXPORT Result nvrtcGetCUBIN(Program* program, char* cubin) {
+  memcpy(cubin, program->cubin.data(), program->cubin.size());
+  return SUCCESS;
+}

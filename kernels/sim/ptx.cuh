@@ -1,0 +1,115 @@
+// CUDA C++ for a host compiler: the language a kernel is written in, and the simulator's reading of each wrapper
+// in kernels/cuda/ptx.cuh. It stands in for that file when a kernel is compiled for the simulator, so a wrapper
+// that exists there and not here is a compile error.
+#pragma once
+#include <cmath>
+#include <cstring>
+#include <type_traits>
+#include <utility>
+
+#include "runtime.h"
+
+typedef uint16_t u16;
+typedef uint32_t u32;
+typedef unsigned long long u64;
+typedef long long i64;
+
+// ---- the language ----
+
+#define threadIdx (sim_thread->thread)
+#define blockIdx (sim_thread->block)
+#define blockDim (sim_thread->block_dim)
+#define gridDim (sim_thread->grid_dim)
+#define DEV static inline
+#define __restrict__
+#define __shared__ _Pragma("GCC error \"shared memory is declared with SMEM_ARRAY or DYN_SMEM\"")
+
+// The caller's place in the source, as default arguments: what deadlock and divergence reports name.
+#define SIM_HERE const char *file = __builtin_FILE(), int line = __builtin_LINE()
+
+static inline void sim_syncthreads(SIM_HERE) { sim_barrier(file, line); }
+#define __syncthreads sim_syncthreads
+
+static inline void __syncwarp(u32 mask = ~0u, SIM_HERE) {
+  SimLane lane{};
+  sim_collective(SIM_SYNCWARP, mask, &lane, file, line);
+}
+
+static inline int sim_lane() {
+  return (threadIdx.x + blockDim.x * (threadIdx.y + blockDim.y * threadIdx.z)) % 32;
+}
+
+template <class T>
+static inline T sim_shuffle(u32 mask, T value, int source, const char* file, int line) {
+  static_assert(sizeof(T) == 4 || sizeof(T) == 8, "shuffles move 4 or 8 bytes");
+  T result = value;
+  // A source beyond the warp: the lane keeps its own value.
+  SimLane lane{&value, &result, sizeof(T), source < 0 || source > 31 ? sim_lane() : source};
+  sim_collective(SIM_SHUFFLE, mask, &lane, file, line);
+  return result;
+}
+template <class T>
+static inline T __shfl_sync(u32 mask, T value, int source, SIM_HERE) {
+  return sim_shuffle(mask, value, source & 31, file, line);
+}
+template <class T>
+static inline T __shfl_xor_sync(u32 mask, T value, int bits, SIM_HERE) {
+  return sim_shuffle(mask, value, sim_lane() ^ bits, file, line);
+}
+template <class T>
+static inline T __shfl_down_sync(u32 mask, T value, int distance, SIM_HERE) {
+  return sim_shuffle(mask, value, sim_lane() + distance, file, line);
+}
+template <class T>
+static inline T __shfl_up_sync(u32 mask, T value, int distance, SIM_HERE) {
+  return sim_shuffle(mask, value, sim_lane() - distance, file, line);
+}
+static inline u32 __ballot_sync(u32 mask, int predicate, SIM_HERE) {
+  u32 value = predicate != 0, result = 0;
+  SimLane lane{&value, &result, sizeof value, 0};
+  sim_collective(SIM_BALLOT, mask, &lane, file, line);
+  return result;
+}
+
+static inline float __uint_as_float(u32 bits) {
+  float value;
+  memcpy(&value, &bits, sizeof value);
+  return value;
+}
+static inline u32 __float_as_uint(float value) {
+  u32 bits;
+  memcpy(&bits, &value, sizeof bits);
+  return bits;
+}
+
+// ---- the twin of ptx.cuh ----
+
+// Calls a kernel with arguments as the driver takes them: one pointer to each.
+template <class... A, size_t... I>
+static void sim_call(void (*kernel)(A...), void** arguments, std::index_sequence<I...>) {
+  kernel(*static_cast<std::remove_cv_t<A>*>(arguments[I])...);
+}
+template <class... A>
+static void sim_call(void (*kernel)(A...), void** arguments) {
+  sim_call(kernel, arguments, std::index_sequence_for<A...>{});
+}
+
+#define KERNEL(threads, name, ...)                                                              \
+  static void name(__VA_ARGS__);                                                                \
+  __attribute__((constructor)) static void sim_register_##name() {                              \
+    sim_register(#name, threads, [](void** arguments) { sim_call(name, arguments); });          \
+  }                                                                                             \
+  static void name(__VA_ARGS__)
+
+#define SMEM_ARRAY(T, name, count) \
+  static char sim_key_##name;      \
+  T(&name)[count] = *static_cast<T(*)[count]>(sim_shared(&sim_key_##name, sizeof(T) * (count)))
+
+#define DYN_SMEM(name) unsigned char* const name = static_cast<unsigned char*>(sim_dynamic_shared())
+
+// Round to nearest, ties to even; every NaN becomes 0x7fff, as cvt.rn.bf16.f32 has it.
+DEV u16 bf16_bits(float value) {
+  u32 bits = __float_as_uint(value);
+  if ((bits & 0x7fffffffu) > 0x7f800000u) return 0x7fff;
+  return static_cast<u16>((bits + 0x7fffu + ((bits >> 16) & 1)) >> 16);
+}

@@ -1,0 +1,39 @@
+// What a compiled kernel and the simulator know of each other. ptx.cuh includes this into every kernel; block.cpp
+// implements it.
+#pragma once
+#include <cstddef>
+#include <cstdint>
+
+#define SIM_EXPORT extern "C" __attribute__((visibility("default")))
+
+struct SimIndex {
+  unsigned x, y, z;
+};
+
+// The four built-in variables of one CUDA thread.
+struct SimThread {
+  SimIndex thread, block, block_dim, grid_dim;
+};
+
+enum SimCollective { SIM_SYNCWARP, SIM_SHUFFLE, SIM_BALLOT };
+
+// What one lane brings to a warp collective. It lies on the lane's own stack until the last lane has arrived.
+struct SimLane {
+  const void* in;   // the lane's value
+  void* out;        // where the lane's result goes
+  uint32_t bytes;   // of the value and of the result
+  int source;       // shuffle: the lane whose value this one gets
+};
+
+// The CUDA thread that runs now.
+extern "C" __attribute__((visibility("default"))) SimThread* sim_thread;
+
+SIM_EXPORT void sim_barrier(const char* file, int line);
+SIM_EXPORT void sim_collective(SimCollective op, uint32_t mask, SimLane* lane, const char* file, int line);
+
+// The block's own copy of a static shared array; `key` is unique to the declaration.
+SIM_EXPORT void* sim_shared(const void* key, size_t bytes);
+SIM_EXPORT void* sim_dynamic_shared();
+
+// Called while a module is loaded, once per kernel. `invoke` calls it with arguments as cuLaunchKernel takes them.
+SIM_EXPORT void sim_register(const char* name, unsigned max_threads, void (*invoke)(void** arguments));

@@ -1,0 +1,272 @@
+//! The GPU path on the simulated GPU: device, memory, program cache, launches and kernels, as on a card.
+//!
+//! Needs g++. Without it each test says SKIPPED; `NEVA_REQUIRE_SIM=1` turns that into a failure. A process has one
+//! CUDA, so each test runs itself again in a child process whose environment names the simulator.
+#![allow(clippy::unwrap_used)]
+
+use kernel_sim::Simulator;
+use kernels::check::device::{self, Outcome};
+use kernels::check::parity::{self, Sink};
+use kernels::check::{Case, CaseKind, Input};
+use kernels::op::Needs;
+use kernels::rms_norm::RmsNorm;
+use kernels::{Buffer, CATALOGUE, DType, Device, Error, Role, Spec, run};
+use std::path::Path;
+use std::process::{Command, Output};
+use std::sync::LazyLock;
+use std::{env, fs, thread};
+
+/// Set in the child, where the test itself runs.
+const IN_CHILD: &str = "NEVA_TEST_IN_CHILD";
+
+/// The simulator, or None, said aloud, where it cannot be built.
+fn simulator() -> Option<&'static Simulator> {
+    static BUILT: LazyLock<Result<Simulator, kernel_sim::Error>> =
+        LazyLock::new(|| Simulator::build(Path::new(env!("CARGO_TARGET_TMPDIR"))));
+    match &*BUILT {
+        Ok(simulator) => Some(simulator),
+        Err(e @ kernel_sim::Error::NoCompiler(..)) if env::var_os("NEVA_REQUIRE_SIM").is_none() => {
+            println!("SKIPPED: {e}");
+            None
+        }
+        Err(e) => panic!("{e}"),
+    }
+}
+
+/// Runs the calling test again in a child process with this environment; its exit and output.
+fn child(environment: &[(&str, &str)], simulator: Option<&Simulator>) -> Output {
+    let test = thread::current().name().unwrap().to_string();
+    let mut command = Command::new(env::current_exe().unwrap());
+    command.args([&test, "--exact", "--nocapture"]).env(IN_CHILD, "1");
+    for name in ["NEVA_CUDA_DIR", "NEVA_CACHE_DIR", "NEVA_SIM", "NEVA_SYNC"] {
+        command.env_remove(name);
+    }
+    if let Some(simulator) = simulator {
+        command.envs(simulator.environment());
+    }
+    command.envs(environment.iter().copied()).output().unwrap()
+}
+
+fn text(output: &Output) -> String {
+    String::from_utf8_lossy(&output.stdout).into_owned() + &String::from_utf8_lossy(&output.stderr)
+}
+
+/// Runs `body` on the simulated GPU, once per environment.
+fn simulated(environments: &[&[(&str, &str)]], body: fn()) {
+    if env::var_os(IN_CHILD).is_some() {
+        return body();
+    }
+    let Some(simulator) = simulator() else { return };
+    for environment in environments {
+        let output = child(environment, Some(simulator));
+        assert!(output.status.success(), "{environment:?}: {}\n{}", output.status, text(&output));
+        println!("{environment:?}:\n{}", text(&output));
+    }
+}
+
+fn rms_norm(name: &str, rows: usize, width: usize) -> Case {
+    Case::check(name, RmsNorm { eps: 1e-5 }, [Input::normal([rows, width]), Input::normal([width])])
+}
+
+/// The check's own cases, and widths that reach every path of the kernels.
+fn rms_norm_cases() -> Vec<Case> {
+    let mut cases: Vec<Case> = CATALOGUE.iter().flat_map(|e| (e.cases)()).collect();
+    cases.retain(|c| c.op.name() == "rms_norm" && c.kind != CaseKind::Bench);
+    assert!(!cases.is_empty());
+    cases.push(rms_norm("vectors, several warps", 19, 640));
+    cases.push(rms_norm("odd width, several warps", 11, 1001));
+    cases.push(rms_norm("wider than the registers, vectors", 9, 8192 + 512));
+    cases.push(rms_norm("wider than the registers, odd", 9, 4099));
+    cases
+}
+
+#[test]
+fn rms_norm_agrees_with_the_cpu_under_every_schedule() {
+    let schedules = ["lowest", "highest", "round", "random:7"].map(|s| format!("schedule={s}"));
+    let environments = schedules.each_ref().map(|s| [("NEVA_SIM", s.as_str())]);
+    simulated(&environments.each_ref().map(|e| &e[..]), || {
+        let gpu = Device::gpu_poisoned(0).unwrap();
+        for case in rms_norm_cases() {
+            for dtype in [DType::F32, DType::Bf16] {
+                match device::check(&case, &gpu, dtype) {
+                    Outcome::Agrees(report) => {
+                        assert_eq!(report.runs, 4, "forward, dx, dw, both");
+                        println!("{} in {dtype}: {:.2} of the allowed error", case.name, report.worst);
+                    }
+                    other => panic!("{other:?}"),
+                }
+            }
+        }
+    });
+}
+
+#[test]
+fn results_do_not_depend_on_the_schedule() {
+    fn fingerprint() {
+        let gpu = Device::gpu_poisoned(0).unwrap();
+        let got = parity::run(&rms_norm("", 37, 640), &gpu, DType::F32, Sink::Acc).unwrap();
+        println!("{:?} {:?}", got.outs, got.grads);
+    }
+    if env::var_os(IN_CHILD).is_some() {
+        return fingerprint();
+    }
+    let Some(simulator) = simulator() else { return };
+    let run = |schedule| {
+        let output = child(&[("NEVA_SIM", schedule)], Some(simulator));
+        assert!(output.status.success(), "{}", text(&output));
+        let text = text(&output);
+        text.lines().find(|l| l.starts_with("[[")).expect("the child prints its values").to_string()
+    };
+    assert_eq!(run("schedule=random:1"), run("schedule=random:2"));
+}
+
+#[test]
+fn a_row_view_that_is_not_aligned_takes_the_scalar_path() {
+    simulated(&[&[]], || {
+        let (gpu, cpu) = (Device::gpu(0).unwrap(), Device::cpu());
+        let on = |device: &Device| {
+            // The second row of 72-byte rows starts 8 bytes off a 16-byte boundary; the width alone would allow 16.
+            let values: Vec<f32> = (0..64).map(|i| (i as f32 - 20.0) / 7.0).collect();
+            let table = Buffer::from_slice(device, [32, 2], &values, Role::Weight).unwrap();
+            let x = table.rows(1..25).reshaped([4, 12]);
+            let w = Buffer::from_slice(device, [12], &values[..12], Role::Weight).unwrap();
+            let ran = run::forward(&RmsNorm { eps: 1e-5 }, vec![x, w], Needs::default()).unwrap();
+            ran.outs[0].to_vec::<f32>().unwrap()
+        };
+        for (a, b) in on(&gpu).iter().zip(on(&cpu)) {
+            assert!((a - b).abs() <= 4.0 * f32::EPSILON * b.abs(), "{a} and {b}");
+        }
+    });
+}
+
+#[test]
+fn buffers_copy_fill_and_free_on_the_device() {
+    simulated(&[&[]], || {
+        let gpu = Device::gpu(0).unwrap();
+        let mut a = Buffer::from_slice(&gpu, [3, 2], &[1u32, 2, 3, 4, 5, 6], Role::Weight).unwrap();
+        assert_eq!(a.rows(1..3).to_vec::<u32>().unwrap(), [3, 4, 5, 6]);
+        let copy = a.rows(1..2).copy(Role::Activation).unwrap();
+        a.fill_zero().unwrap();
+        assert_eq!(copy.to_vec::<u32>().unwrap(), [3, 4]);
+        assert_eq!(a.to_vec::<u32>().unwrap(), [0; 6]);
+        assert_eq!((gpu.live_bytes(Role::Weight), gpu.live_bytes(Role::Activation)), (24, 8));
+        let empty = Buffer::zeros(&gpu, Spec::new(DType::F32, [0, 4]), Role::Weight).unwrap();
+        assert_eq!(empty.to_vec::<f32>().unwrap(), []);
+        drop((a, copy, empty));
+        assert_eq!(gpu.live_bytes(Role::Weight), 0);
+        let poisoned =
+            Device::gpu_poisoned(0).unwrap().alloc(Spec::new(DType::F32, [2]), Role::Weight).unwrap();
+        assert!(poisoned.to_vec::<f32>().unwrap().iter().all(|v| v.is_nan()));
+    });
+}
+
+#[test]
+fn no_rows_make_zero_gradients() {
+    simulated(&[&[]], || {
+        let gpu = Device::gpu_poisoned(0).unwrap();
+        let got = parity::run(&rms_norm("", 0, 8), &gpu, DType::F32, Sink::Acc).unwrap();
+        assert_eq!(got.outs[0], []);
+        assert_eq!(got.grads[1].as_ref().unwrap(), &[0.0; 8]);
+    });
+}
+
+#[test]
+fn memory_that_runs_out_says_how_much_was_free() {
+    simulated(&[&[("NEVA_SIM", "memory=1000")]], || {
+        let gpu = Device::gpu(0).unwrap();
+        let held = gpu.alloc(Spec::new(DType::F32, [100]), Role::Weight).unwrap();
+        let error = gpu.alloc(Spec::new(DType::F32, [200]), Role::Weight).unwrap_err();
+        assert_eq!(error.to_string(), "out of memory on cuda:0: asked for 800 bytes, 600 are free");
+        drop(held);
+        gpu.alloc(Spec::new(DType::F32, [200]), Role::Weight).unwrap();
+    });
+}
+
+#[test]
+fn an_op_without_a_kernel_says_so() {
+    simulated(&[&[]], || {
+        let gpu = Device::gpu(0).unwrap();
+        let a = || Buffer::zeros(&gpu, Spec::new(DType::F32, [4]), Role::Activation).unwrap();
+        let error = run::forward(&kernels::add::Add, vec![a(), a()], Needs::default()).unwrap_err();
+        assert_eq!(error.to_string(), "add: not implemented on this device (cuda:0)");
+        let case = CATALOGUE.iter().find(|e| e.name == "add").map(|e| (e.cases)().remove(0)).unwrap();
+        assert!(matches!(device::check(&case, &gpu, DType::F32), Outcome::NotImplemented(_)));
+    });
+}
+
+#[test]
+fn a_device_that_is_not_there_is_an_error() {
+    simulated(&[&[]], || {
+        let error = Device::gpu(1).unwrap_err().to_string();
+        assert_eq!(
+            error,
+            "open cuda:1: find the device: CUDA driver: invalid device ordinal (CUDA_ERROR_INVALID_DEVICE)"
+        );
+    });
+}
+
+#[test]
+fn compiled_kernels_are_cached_and_damaged_ones_made_anew() {
+    const CACHE: &str = concat!(env!("CARGO_TARGET_TMPDIR"), "/damaged-cache");
+    simulated(&[&[("NEVA_CACHE_DIR", CACHE)]], || {
+        let _ = fs::remove_dir_all(CACHE);
+        let run = || {
+            let gpu = Device::gpu(0).unwrap();
+            parity::run(&rms_norm("", 2, 8), &gpu, DType::F32, Sink::Acc).unwrap();
+            let files: Vec<_> = fs::read_dir(Path::new(CACHE).join("kernels")).unwrap().flatten().collect();
+            assert_eq!(files.len(), 1, "{files:?}");
+            files[0].path()
+        };
+        let file = run();
+        let whole = fs::read(&file).unwrap();
+        let written = fs::metadata(&file).unwrap().modified().unwrap();
+        run();
+        assert_eq!(
+            fs::metadata(&file).unwrap().modified().unwrap(),
+            written,
+            "a second device compiled again"
+        );
+        fs::write(&file, &whole[..whole.len() / 2]).unwrap();
+        run();
+        assert_eq!(fs::read(&file).unwrap().len(), whole.len(), "half a file was not replaced");
+        // Real machine code for a card, as a wrong cache might hold: refused by the driver, so made anew.
+        let mut sass = whole.clone();
+        sass[18..20].copy_from_slice(&190u16.to_le_bytes());
+        fs::write(&file, &sass).unwrap();
+        run();
+        assert_ne!(fs::read(&file).unwrap(), sass, "code for another machine was not replaced");
+    });
+}
+
+#[test]
+fn a_cache_that_cannot_be_written_is_no_error() {
+    simulated(&[&[("NEVA_CACHE_DIR", "/dev/null")]], || {
+        let gpu = Device::gpu(0).unwrap();
+        parity::run(&rms_norm("", 2, 8), &gpu, DType::F32, Sink::Acc).unwrap();
+    });
+}
+
+#[test]
+fn wrong_settings_of_the_simulator_are_named() {
+    simulated(&[&[("NEVA_SIM", "schedule=fastest")]], || {
+        assert!(matches!(Device::gpu(0).unwrap_err(), Error::Driver { .. }));
+    });
+}
+
+#[test]
+fn without_a_driver_the_error_lists_where_it_was_searched() {
+    if env::var_os(IN_CHILD).is_some() {
+        match Device::gpu(0) {
+            Err(e @ Error::NoCuda { .. }) => println!("message: {e}"),
+            other => println!("a driver is installed here: {other:?}"),
+        }
+        return;
+    }
+    let output = text(&child(&[("NEVA_CUDA_DIR", "/nonexistent")], None));
+    assert!(!output.contains("panicked"), "{output}");
+    assert!(
+        output.contains("message: no CUDA driver: searched /nonexistent, /nonexistent/lib64, ")
+            || output.contains("a driver is installed here"),
+        "{output}"
+    );
+}
