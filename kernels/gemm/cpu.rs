@@ -47,11 +47,16 @@ pub struct Product<'a, T> {
 /// The least floating-point operations that are worth a task of their own: about 30 us.
 const TASK_FLOPS: usize = 4 << 20;
 
-/// The most rows of A packed at once: with 256 columns in f32, half of a second-level cache of 2 MiB.
-const MAX_ROWS: usize = 1020;
+/// The most elements of A packed at once: in f32 half of a second-level cache of 2 MiB.
+const MAX_PACKED: usize = 1 << 18;
 
-/// The most columns whose sums are kept aside when C is stored in a narrower type.
-const MAX_SUMS: usize = 256;
+/// The most rows of a block, so that 256 columns of them are no more than that.
+const MAX_ROWS: usize = 1024;
+
+const DIRECT_COLS: usize = 192;
+
+/// The most rows and columns whose sums are kept aside when C is stored in a narrower type.
+const MAX_SUMS: [usize; 2] = [512, 480];
 
 /// Computes `p` into `c`, [batch, m, n], on the chosen path.
 pub fn multiply<T: Real<Acc: Accumulator>, C: Real<Acc = T::Acc>>(p: &Product<T>, c: &mut [C]) {
@@ -166,8 +171,9 @@ impl<T: Real<Acc: Accumulator>, C: Real<Acc = T::Acc>> Part<'_, T, C> {
     /// Nobody else reads or writes these rows and columns of C; the path is one that this machine has.
     unsafe fn run(&self, scratch: &mut Scratch) {
         let in_place = C::DTYPE == T::Acc::DTYPE;
-        let height = even(self.rows.len(), MAX_ROWS, self.tile.rows);
-        let width = if in_place { self.cols.len() } else { MAX_SUMS.min(self.cols.len()) };
+        let most = if in_place { [MAX_ROWS, usize::MAX] } else { MAX_SUMS };
+        let height = even(self.rows.len(), most[0], self.tile.rows);
+        let width = even(self.cols.len(), most[1], self.tile.cols);
         for i in self.rows.clone().step_by(height) {
             let rows = i..self.rows.end.min(i + height);
             for j in self.cols.clone().step_by(width) {
@@ -249,43 +255,65 @@ impl<T: Real<Acc: Accumulator>, C: Real<Acc = T::Acc>> Part<'_, T, C> {
         let (p, tile) = (self.product, self.tile);
         let (height, depth) = (rows.len(), even(p.k, tile.depth, 1));
         let blocks = p.k.div_ceil(depth).max(1);
-        for block in 0..blocks {
-            let k = block * depth..p.k.min((block + 1) * depth);
-            let a = Matrix { data: &p.a.data[self.batch * p.m * p.k..], ..p.a }.from(rows.start, k.start);
-            let b = Matrix { data: &p.b.data[self.batch * p.k * p.n..], ..p.b };
-            let (layout, len) = pack::layout(&a, tile.rows, height, k.len());
-            let packed_a = scratch.a.take(len);
-            pack::block_a(a, tile.rows, height, k.len(), packed_a);
-            for j in cols.clone().step_by(tile.cols) {
-                let width = tile.cols.min(cols.end - j);
-                let strip = scratch.b.take(k.len() * tile.cols);
-                // SAFETY: the path is one that this machine has.
-                unsafe { pack::strip(self.path, b.from(k.start, j), k.len(), width, tile.cols, strip) };
-                let bias = p.bias.filter(|_| block + 1 == blocks).map(|bias| {
-                    let mut wide = [T::Acc::ZERO; MAX_STRIP];
-                    for (wide, b) in wide.iter_mut().zip(&bias[j..j + width]) {
-                        *wide = b.to_acc();
-                    }
-                    wide
-                });
-                for i in (0..height).step_by(tile.rows) {
-                    let call = Call {
-                        rows: tile.rows.min(height - i),
-                        cols: width,
-                        depth: k.len(),
-                        a: packed_a[i / tile.rows * layout.panel..].as_ptr(),
-                        a_row: layout.row,
-                        a_col: layout.col,
-                        b: strip.as_ptr(),
-                        // SAFETY: row i and column j are within c.
-                        c: unsafe { c.add(i * c_row + (j - cols.start)) },
-                        c_row,
-                        accumulate: accumulate || block > 0,
-                        bias: bias.as_ref(),
-                    };
-                    // SAFETY: both operands were packed for this call, c is the caller's promise.
-                    unsafe { (tile.run)(&call) };
+        let range = |block: usize| block * depth..p.k.min((block + 1) * depth);
+        let a = Matrix { data: &p.a.data[self.batch * p.m * p.k..], ..p.a };
+        let b = Matrix { data: &p.b.data[self.batch * p.k * p.n..], ..p.b };
+        let direct = (T::DTYPE == T::Acc::DTYPE && a.col == 1 && cols.len() <= DIRECT_COLS)
+            .then(|| a.from(rows.start, 0).data.as_ptr().cast::<T::Acc>());
+        let (layout, block_len) = match direct {
+            Some(_) => (pack::Layout { row: a.row, col: 1, panel: tile.rows * a.row }, 0),
+            None => pack::layout(&a, tile.rows, height, depth),
+        };
+        let group = (MAX_PACKED / block_len.max(1)).clamp(1, blocks);
+        let packed = scratch.a.take(group * block_len);
+        for first in (0..blocks).step_by(group) {
+            let group = first..blocks.min(first + group);
+            for (block, packed) in group.clone().zip(packed.chunks_mut(block_len.max(1))) {
+                if direct.is_some() {
+                    break;
                 }
+                let k = range(block);
+                pack::block_a(a.from(rows.start, k.start), tile.rows, height, k.len(), layout, packed);
+            }
+            let mut j = cols.start;
+            while j < cols.end {
+                let strip_cols = tile.strip(cols.end - j);
+                let used_cols = strip_cols.min(cols.end - j);
+                let mut bias = [T::Acc::ZERO; MAX_STRIP];
+                for (wide, b) in bias.iter_mut().zip(p.bias.iter().flat_map(|bias| &bias[j..j + used_cols])) {
+                    *wide = b.to_acc();
+                }
+                for block in group.clone() {
+                    let (k, packed) = (range(block), &packed[(block - first) * block_len..]);
+                    let strip = scratch.b.take(k.len() * strip_cols);
+                    // SAFETY: the path is one that this machine has.
+                    unsafe {
+                        pack::strip(self.path, b.from(k.start, j), k.len(), used_cols, strip_cols, strip)
+                    };
+                    for i in (0..height).step_by(tile.rows) {
+                        let call = Call {
+                            rows: tile.rows.min(height - i),
+                            cols: used_cols,
+                            depth: k.len(),
+                            a: match direct {
+                                Some(a) => a.wrapping_add(k.start + i / tile.rows * layout.panel),
+                                None => packed[i / tile.rows * layout.panel..].as_ptr(),
+                            },
+                            a_row: layout.row,
+                            a_col: layout.col,
+                            b: strip.as_ptr(),
+                            b_row: strip_cols,
+                            // SAFETY: row i and column j are within c.
+                            c: unsafe { c.add(i * c_row + (j - cols.start)) },
+                            c_row,
+                            accumulate: accumulate || block > 0,
+                            bias: (p.bias.is_some() && block + 1 == blocks).then_some(&bias),
+                        };
+                        // SAFETY: both operands were packed for this call, c is the caller's promise.
+                        unsafe { (tile.run)(&call) };
+                    }
+                }
+                j += strip_cols;
             }
         }
     }

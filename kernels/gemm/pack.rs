@@ -78,14 +78,14 @@ pub struct Layout {
     pub panel: usize,
 }
 
-/// How a block of `depth` columns of `a` is packed for a tile of `rows` rows, and its length in elements if it
-/// has `height` rows.
+/// How blocks of `height` rows and up to `depth` columns of `a` are packed for a tile of `rows` rows, and how many
+/// elements they take.
 ///
 /// The micro-kernel reads single elements of A at any distance, so A is never transposed: where k is contiguous
 /// whole rows are copied, where i is contiguous the panels lie one behind the other, k by k.
 pub fn layout<T>(a: &Matrix<T>, rows: usize, height: usize, depth: usize) -> (Layout, usize) {
     if a.col == 1 {
-        // One line more than the row takes: rows at a distance of a power of two would share few cache sets.
+        // A line more than the row takes: rows at a distance of a power of two would share few cache sets.
         let row = depth.next_multiple_of(16) + 16;
         (Layout { row, col: 1, panel: rows * row }, height * row)
     } else {
@@ -94,8 +94,14 @@ pub fn layout<T>(a: &Matrix<T>, rows: usize, height: usize, depth: usize) -> (La
 }
 
 /// Packs `height` rows and `depth` columns of `a`.
-pub fn block_a<T: Real>(a: Matrix<T>, rows: usize, height: usize, depth: usize, out: &mut [T::Acc]) {
-    let (layout, _) = layout(&a, rows, height, depth);
+pub fn block_a<T: Real>(
+    a: Matrix<T>,
+    rows: usize,
+    height: usize,
+    depth: usize,
+    layout: Layout,
+    out: &mut [T::Acc],
+) {
     if depth == 0 {
         return;
     }
@@ -105,6 +111,9 @@ pub fn block_a<T: Real>(a: Matrix<T>, rows: usize, height: usize, depth: usize, 
             || {
                 for (i, out) in out.chunks_mut(layout.row).take(height).enumerate() {
                     let from = &a.data[i * a.row..][..depth];
+                    for k in (0..depth).step_by(16) {
+                        prefetch(a.data, (i + 2) * a.row + k);
+                    }
                     for (to, from) in out.iter_mut().zip(from) {
                         *to = from.to_acc();
                     }
@@ -117,7 +126,7 @@ pub fn block_a<T: Real>(a: Matrix<T>, rows: usize, height: usize, depth: usize, 
         let a = a.from(p * rows, 0);
         let height = rows.min(height - p * rows);
         match rows {
-            12 => copy_rows::<T, 12>(a.data, a.col, height, depth, out),
+            8 => copy_rows::<T, 8>(a.data, a.col, height, depth, out),
             4 => copy_rows::<T, 4>(a.data, a.col, height, depth, out),
             other => unreachable!("no tile has {other} rows"),
         }
@@ -137,16 +146,14 @@ pub unsafe fn strip<T: Real<Acc: Accumulator>>(
     out: &mut [T::Acc],
 ) {
     match (b.col, width) {
+        (1, 48) => copy_rows::<T, 48>(b.data, b.row, cols, depth, out),
         (1, 32) => copy_rows::<T, 32>(b.data, b.row, cols, depth, out),
+        (1, 16) => copy_rows::<T, 16>(b.data, b.row, cols, depth, out),
         (1, 8) => copy_rows::<T, 8>(b.data, b.row, cols, depth, out),
         (1, 4) => copy_rows::<T, 4>(b.data, b.row, cols, depth, out),
+        (1, other) => unreachable!("no strip has {other} columns"),
         // SAFETY: the caller's promise.
-        (_, 32) => unsafe { transpose_rows::<T, 32>(path, b.data, b.col, cols, depth, out) },
-        // SAFETY: the caller's promise.
-        (_, 8) => unsafe { transpose_rows::<T, 8>(path, b.data, b.col, cols, depth, out) },
-        // SAFETY: the caller's promise.
-        (_, 4) => unsafe { transpose_rows::<T, 4>(path, b.data, b.col, cols, depth, out) },
-        (_, other) => unreachable!("no tile has {other} columns"),
+        _ => unsafe { transpose(path, b, depth, cols, width, out) },
     }
 }
 
@@ -163,9 +170,12 @@ fn copy_rows<T: Real, const WIDTH: usize>(
         #[inline(always)]
         || {
             for (k, out) in out.iter_mut().take(depth).enumerate() {
+                for j in (0..WIDTH).step_by(16) {
+                    prefetch(from, (k + 8) * distance + j);
+                }
                 let from = &from[k * distance..][..cols];
                 if let Some(from) = from.first_chunk::<WIDTH>() {
-                    *out = from.map(T::to_acc);
+                    *out = widen(from);
                 } else {
                     *out = [T::Acc::ZERO; WIDTH];
                     for (to, from) in out.iter_mut().zip(from) {
@@ -177,46 +187,66 @@ fn copy_rows<T: Real, const WIDTH: usize>(
     )
 }
 
-/// `out[k][j] = from[j * distance + k]` for j below `cols`, zero up to WIDTH.
+/// [`strip`] where the columns of `b` are contiguous: in blocks that are turned in registers, then the edges.
 ///
 /// # Safety
 /// This machine has the instructions of `path`.
-unsafe fn transpose_rows<T: Real<Acc: Accumulator>, const WIDTH: usize>(
+unsafe fn transpose<T: Real<Acc: Accumulator>>(
     path: Path,
-    from: &[T],
-    distance: usize,
-    cols: usize,
+    b: Matrix<T>,
     depth: usize,
+    cols: usize,
+    width: usize,
     out: &mut [T::Acc],
 ) {
     const SIDE: usize = 16;
-    let (out, _) = out.as_chunks_mut::<WIDTH>();
+    let (whole_cols, whole_depth) = (cols / SIDE * SIDE, depth / SIDE * SIDE);
     vectorize(
         #[inline(always)]
         || {
-            let whole = if WIDTH >= SIDE { (cols / SIDE * SIDE, depth / SIDE * SIDE) } else { (0, 0) };
-            for j in (0..whole.0).step_by(SIDE) {
-                for k in (0..whole.1).step_by(SIDE) {
+            for j in (0..whole_cols).step_by(SIDE) {
+                for k in (0..whole_depth).step_by(SIDE) {
                     let mut block = [[T::Acc::ZERO; SIDE]; SIDE];
                     for (i, row) in block.iter_mut().enumerate() {
-                        let from = &from[(j + i) * distance + k..][..SIDE];
-                        for (to, from) in row.iter_mut().zip(from) {
-                            *to = from.to_acc();
-                        }
+                        let from = b.data[(j + i) * b.col + k..].first_chunk().expect("a whole block");
+                        *row = widen(from);
+                        prefetch(b.data, (j + i) * b.col + k + 64);
                     }
                     // SAFETY: the caller's promise.
                     let block = unsafe { T::Acc::transpose(path, &block) };
-                    for (out, row) in out[k..k + SIDE].iter_mut().zip(&block) {
-                        out[j..j + SIDE].copy_from_slice(row);
+                    for (i, row) in block.iter().enumerate() {
+                        out[(k + i) * width + j..][..SIDE].copy_from_slice(row);
                     }
                 }
             }
-            for j in 0..WIDTH {
-                let start = if j < whole.0 { whole.1 } else { 0 };
-                for k in start..depth {
-                    out[k][j] = if j < cols { from[j * distance + k].to_acc() } else { T::Acc::ZERO };
+            for j in 0..width {
+                for k in if j < whole_cols { whole_depth } else { 0 }..depth {
+                    out[k * width + j] = if j < cols { b.data[j * b.col + k].to_acc() } else { T::Acc::ZERO };
                 }
             }
         },
     )
+}
+
+/// A copy in the type of the sums. By value, which is what lets the compiler see whole vectors.
+#[inline(always)]
+fn widen<T: Real, const N: usize>(from: &[T; N]) -> [T::Acc; N] {
+    let mut to = [T::Acc::ZERO; N];
+    for i in 0..N {
+        to[i] = from[i].to_acc();
+    }
+    to
+}
+
+/// Asks for the line of `data[at]` to be brought near, if there is one.
+#[inline(always)]
+fn prefetch<T>(data: &[T], at: usize) {
+    let address = data.as_ptr().wrapping_add(at);
+    #[cfg(target_arch = "x86_64")]
+    // SAFETY: a prefetch reads and writes nothing, whatever the address.
+    unsafe {
+        std::arch::x86_64::_mm_prefetch::<{ std::arch::x86_64::_MM_HINT_T0 }>(address.cast())
+    };
+    #[cfg(not(target_arch = "x86_64"))]
+    let _ = address;
 }

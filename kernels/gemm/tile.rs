@@ -8,19 +8,32 @@ use crate::dtype::Float;
 use crate::simd::Path;
 
 /// The widest strip of any micro-kernel, in columns.
-pub const MAX_STRIP: usize = 32;
+pub const MAX_STRIP: usize = 48;
 
 /// A micro-kernel and the sizes it works in.
 #[derive(Clone, Copy)]
 pub struct Tile<A: 'static> {
     /// The most rows of one call.
     pub rows: usize,
-    /// Columns of a strip of packed B.
+    /// Columns of one register. A strip of B has a whole number of them.
+    pub lanes: usize,
+    /// The most columns of one call.
     pub cols: usize,
-    /// The most steps of k in one block: a strip this long stays in the first-level cache.
+    /// The most steps of k in one block.
     pub depth: usize,
     /// The micro-kernel.
     pub run: Run<A>,
+}
+
+impl<A> Tile<A> {
+    /// Columns of the next strip if `left` are left. A single last register would do too little arithmetic per load,
+    /// so the strip before it is made narrower instead.
+    pub fn strip(&self, left: usize) -> usize {
+        let most = self.cols / self.lanes;
+        let registers = left.div_ceil(self.lanes);
+        let take = if registers == most + 1 && most > 2 { most - 1 } else { most.min(registers) };
+        take * self.lanes
+    }
 }
 
 /// A micro-kernel.
@@ -46,8 +59,10 @@ pub struct Call<'a, A> {
     pub a_row: usize,
     /// Distance of the columns of A.
     pub a_col: usize,
-    /// Element (k, j) of the strip lies at `k * Tile::cols + j`, for all j of the strip; aligned to 64 bytes.
+    /// Element (k, j) of the strip lies at `k * b_row + j`, readable up to a whole number of registers.
     pub b: *const A,
+    /// Distance of the rows of the strip.
+    pub b_row: usize,
     /// Element (i, j) of C lies at `i * c_row + j`.
     pub c: *mut A,
     /// Distance of the rows of C.
