@@ -107,6 +107,10 @@ impl Config {
 
     fn check_run(&self) -> Result<()> {
         let model = &self.model;
+        if self.trainer.devices != 1 {
+            let message = format!("{} is not supported: training uses one device", self.trainer.devices);
+            return Err(self.error("trainer.devices", message));
+        }
         let precision = self.trainer.precision;
         if model.precision.is_some_and(|other| other != precision) {
             let other = model.precision.map_or("", Precision::word);
@@ -267,6 +271,12 @@ impl Config {
         let error = |key: &str, message: String| {
             Err(self.error(&format!("model.mm_cfg.vision_encoder.{key}"), message))
         };
+        if let Some(tokens) = tower.class_token_length
+            && tokens != 1
+        {
+            let message = format!("{tokens} is not supported: the tower is a CLIP, which has 1 class token");
+            return error("class_token_length", message);
+        }
         if let Some([height, width]) = tower.crop_size {
             if height != width {
                 return error("crop_size", format!("{height} is not {width}; expected a square"));

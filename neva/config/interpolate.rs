@@ -1,7 +1,7 @@
 //! `${…}`: OmegaConf's interpolation, as NeMo's files use it.
 //!
-//! `${a.b}` is the value at a key from the root, `${.b}` from the mapping the text stands in, `${..b}` from the one
-//! above it; `${name:arg, …}` calls one of `add`, `multiply`, `int_div`, `div`, `oc.env`. An interpolation that is a
+//! `${a.b}` is the value at a key from the root, `${.b}` from the mapping (or list) the text stands in, `${..b}` from
+//! the one above it; `${name:arg, …}` calls one of `add`, `multiply`, `int_div`, `div`, `oc.env`. An interpolation that is a
 //! whole text takes the value with its type (even a mapping); inside a longer text it is spelled out. They nest.
 //! `\${` is a literal `${`.
 
@@ -63,16 +63,16 @@ impl Resolver<'_> {
         Ok(match value {
             Value::Text(text) => self.text(text, path, level)?,
             Value::List(items) => {
-                let items: std::result::Result<_, _> =
-                    items.iter().map(|item| self.value(item, path, level + 1)).collect();
-                Value::List(items?)
+                let mut out = Vec::with_capacity(items.len());
+                for (index, item) in items.iter().enumerate() {
+                    out.push(self.value(item, &below(path, index), level + 1)?);
+                }
+                Value::List(out)
             }
             Value::Map(entries) => {
                 let mut out = Vec::with_capacity(entries.len());
                 for entry in entries {
-                    let mut path = path.to_vec();
-                    path.push(entry.key.clone());
-                    let value = self.value(&entry.value, &path, level + 1)?;
+                    let value = self.value(&entry.value, &below(path, &entry.key), level + 1)?;
                     out.push(Entry { key: entry.key.clone(), value, origin: entry.origin });
                 }
                 Value::Map(out)
@@ -139,7 +139,7 @@ impl Resolver<'_> {
         }
     }
 
-    /// The value at a key, absolute or relative to the mapping that holds `path`.
+    /// The value at a key, absolute or relative to what holds `path`.
     fn reference(&mut self, key: &str, path: &[String], level: usize) -> Outcome {
         let dots = key.chars().take_while(|&c| c == '.').count();
         let mut target: Vec<String> = match dots {
@@ -167,6 +167,13 @@ impl Resolver<'_> {
         self.active.pop();
         outcome
     }
+}
+
+/// The path of an item or an entry of what stands at `path`.
+fn below(path: &[String], part: impl ToString) -> Vec<String> {
+    let mut path = path.to_vec();
+    path.push(part.to_string());
+    path
 }
 
 /// Where the `}` of the `${` at the start of `text` is.

@@ -206,7 +206,7 @@ impl Keys {
             })
             .min();
         match nearest {
-            Some((distance, known)) if distance <= 2.max(leaf(key).chars().count() / 3) => {
+            Some((distance, known)) if distance <= 1 + leaf(key).chars().count() / 4 => {
                 format!("unknown key; did you mean {known}?")
             }
             _ => "unknown key".to_string(),
@@ -228,6 +228,10 @@ impl Keys {
         self.walk(tree, "", &mut |class, key, entry| match class {
             Class::Refused(off, why) if !off.admits(&entry.value) => {
                 let message = format!("{} is not supported: {why}", entry.value.describe());
+                Err(source.error(entry.origin, key, message))
+            }
+            Class::Section if !matches!(entry.value, Value::Map(_) | Value::Null) => {
+                let message = format!("expected a mapping of keys, got {}", entry.value.describe());
                 Err(source.error(entry.origin, key, message))
             }
             Class::WithoutEffect(row) => {
@@ -274,4 +278,27 @@ fn edit_distance(a: &str, b: &str) -> usize {
         }
     }
     row[b.len()]
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_key_is_in_one_class() {
+        let keys = Keys::new();
+        let mut all: Vec<&str> = keys.all().collect();
+        all.sort_unstable();
+        assert!(all.len() > 150);
+        for pair in all.windows(2) {
+            assert_ne!(pair[0], pair[1], "{} is in two classes", pair[0]);
+        }
+        // A key that is a section of others could be given a value that nobody reads.
+        for key in &all {
+            assert!(
+                !all.iter().any(|other| other.starts_with(&format!("{key}."))),
+                "{key} is a key and a section"
+            );
+        }
+    }
 }

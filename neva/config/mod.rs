@@ -11,7 +11,7 @@
 //! 5. [`setting`]: the typed sections, each value checked against its type and range,
 //! 6. [`check`]: values that must fit each other; architecture keys of the parts that are born here are filled in.
 //!
-//! Every error names the file and line (or "command line"), the key, and what was expected.
+//! Relative paths start from the working directory. Every error names the file and line (or "command line"), the key, and what was expected.
 
 mod check;
 mod interpolate;

@@ -19,7 +19,7 @@ choices! {
         /// NeMo's O2: bf16 weights and activations; f32 master weights, moments, gradient accumulation, statistics,
         /// softmax and loss.
         Bf16 = "bf16" | "bf16-mixed",
-    }
+    } refused "16" | "16-mixed" | "fp16": "there is no loss scaling in this version"
 }
 
 choices! {
@@ -29,7 +29,7 @@ choices! {
         Auto = "auto",
         /// The CPU.
         Cpu = "cpu",
-    }
+    } refused "gpu" | "cuda": "training runs on the CPU in this version"
 }
 
 choices! {
@@ -59,7 +59,8 @@ choices! {
         Llama2 = "llama_2",
         /// NVGPT's `<extra_id_1>User …`.
         Nvgpt = "nvgpt" | "nv_steerlm",
-    }
+    } refused "llama_3" | "mistral" | "yi_34b" | "nv_dpo" | "interleaved" | "vita":
+        "its template is not in this version"
 }
 
 choices! {
@@ -142,7 +143,7 @@ choices! {
         FusedAdam = "fused_adam",
         /// The algorithm's own name.
         AdamW = "adamw",
-    }
+    } refused "distributed_fused_adam": "the optimiser's state is not sharded in this version"
 }
 
 choices! {
@@ -171,7 +172,7 @@ section! {
         /// auto or cpu.
         accelerator: Accelerator = Accelerator::Auto,
         /// Devices: 1.
-        devices: usize [1..=1] = 1,
+        devices: usize [1..] = 1,
         /// **Ours.** CPU threads; null is one per core.
         threads: Option<usize> [1..=4096] = None,
         /// Optimizer steps in all.
@@ -194,8 +195,8 @@ section! {
         monitor: Monitor = Monitor::ValLoss,
         /// min.
         mode: MonitorMode = MonitorMode::Min,
-        /// Checkpoints kept, the best by `monitor`; the last is kept besides.
-        save_top_k: u64 = 10,
+        /// Checkpoints kept, the best by `monitor`, -1 for all; the last is kept besides.
+        save_top_k: i64 [-1..] = 10,
         /// Steps between two checkpoints; null saves after each validation and at the end.
         every_n_train_steps: Option<u64> [1..] = None,
     }
@@ -251,7 +252,7 @@ section! {
         /// **Ours.** Inner width of the tower's feed-forward layers. Born here: 4 x `hidden_size`.
         ffn_hidden_size: Option<usize> [1..=1048576] = None,
         /// Class tokens in front of the patches: 1. Born here: 1.
-        class_token_length: Option<usize> [1..=1] = None,
+        class_token_length: Option<usize> = None,
         /// Which of the num_layers + 1 hidden states to take; negative counts from the end. Born here: -2.
         vision_select_layer: Option<i64> = None,
         /// patch or cls_patch. Born here: patch.

@@ -291,11 +291,12 @@ macro_rules! section {
 pub(super) use section;
 
 /// Declares a setting with a few words as values: `Variant = "word" | "other spelling"`. The first is written back.
+/// Words of NeMo's that are not supported can follow: `refused "word" | "word": "why"`.
 macro_rules! choices {
     (
         $(#[$doc:meta])* $name:ident {
             $($(#[$variant_doc:meta])* $variant:ident = $word:literal $(| $other:literal)*,)*
-        }
+        } $(refused $first:literal $(| $more:literal)*: $why:literal)?
     ) => {
         $(#[$doc])*
         #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -312,9 +313,13 @@ macro_rules! choices {
 
         impl $crate::config::setting::Setting for $name {
             fn read(value: &$crate::config::value::Value, at: &$crate::config::setting::At) -> $crate::Result<Self> {
+                let words = [$($word),*].join(" or ");
                 match value.scalar_text().as_deref() {
                     $(Some($word $(| $other)*) => Ok(Self::$variant),)*
-                    _ => Err(at.expected(&[$($word),*].join(" or "), value)),
+                    $(Some(word @ ($first $(| $more)*)) => {
+                        Err(at.error(format!("{word} is not supported: {}; expected {words}", $why)))
+                    })?
+                    _ => Err(at.expected(&words, value)),
                 }
             }
 

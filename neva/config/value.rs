@@ -63,11 +63,11 @@ impl Source {
                 &format!("expected the keys trainer, exp_manager and model, got {}", other.describe()),
             )),
             Err(error) => Err(match walk.duplicate {
-                Some((first, second)) => Error::Config {
-                    origin: self.origin(Origin::File(second)),
-                    key: walk.path.join("."),
-                    message: format!("is given twice, first on line {}", self.line(first).unwrap_or(0)),
-                },
+                Some((first, second)) => {
+                    let first = self.origin(Origin::File(first));
+                    let message = format!("is given twice, first at {first}");
+                    self.error(Origin::File(second), &walk.path.join("."), message)
+                }
                 None => self.file_error(error.location().map(|at| at.line()), &yaml_message(&error)),
             }),
         }
@@ -82,9 +82,10 @@ impl Source {
         Error::ConfigFile { origin, message: message.to_string() }
     }
 
-    /// An error about one key.
+    /// An error about one key. A key of foreign bytes stays on one line of reasonable length.
     pub fn error(&self, origin: Origin, key: &str, message: impl Into<String>) -> Error {
-        Error::Config { origin: self.origin(origin), key: key.to_string(), message: message.into() }
+        let key = key.chars().take(200).flat_map(char::escape_debug).collect();
+        Error::Config { origin: self.origin(origin), key, message: message.into() }
     }
 
     /// `path:line`, or `command line`.
@@ -114,7 +115,7 @@ pub(super) fn parse_override(text: &str) -> std::result::Result<Value, String> {
     }
     let mut walk = Walk { command_line: true, ..Walk::default() };
     walk.run(text).map_err(|error| match walk.duplicate {
-        Some(_) => format!("{} is given twice", walk.path.join(".")),
+        Some(_) => format!("holds {} twice", walk.path.join(".")),
         None => yaml_message(&error),
     })
 }

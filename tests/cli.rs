@@ -1,0 +1,63 @@
+//! The command line: what goes to stdout and stderr, and the exit codes.
+#![allow(clippy::unwrap_used)]
+
+use std::io::Read;
+use std::path::{Path, PathBuf};
+use std::process::{Command, Output, Stdio};
+
+fn neva() -> Command {
+    Command::new(env!("CARGO_BIN_EXE_neva"))
+}
+
+fn run(arguments: &[&str]) -> (Option<i32>, String, String) {
+    let Output { status, stdout, stderr } = neva().args(arguments).output().unwrap();
+    (status.code(), String::from_utf8(stdout).unwrap(), String::from_utf8(stderr).unwrap())
+}
+
+fn recipe() -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).join("configs/neva_llama2_7b_pretrain.yaml")
+}
+
+#[test]
+fn config_prints_the_resolved_yaml() {
+    let recipe = recipe();
+    let (code, stdout, stderr) = run(&[
+        "config",
+        recipe.to_str().unwrap(),
+        "model.seed=7",
+        "+trainer.benchmark=True",
+        "trainer.max_steps=200",
+    ]);
+    assert_eq!(code, Some(0));
+    assert!(stdout.contains("\n  seed: 7\n") && stdout.contains("\n  max_steps: 200\n"), "{stdout}");
+    let warning =
+        format!("warning: {}: NeMo keys without effect here: trainer.benchmark\n", recipe.display());
+    assert_eq!(stderr, warning);
+}
+
+#[test]
+fn an_error_is_one_line_and_exit_code_1() {
+    let recipe = recipe();
+    let (code, stdout, stderr) = run(&["config", recipe.to_str().unwrap(), "model.sed=7"]);
+    assert_eq!((code, stdout.as_str()), (Some(1), ""));
+    assert_eq!(stderr, "error: command line: model.sed: unknown key; did you mean model.seed?\n");
+}
+
+#[test]
+fn a_senseless_command_line_is_exit_code_2() {
+    let (code, stdout, stderr) = run(&["confg"]);
+    assert_eq!((code, stdout.as_str()), (Some(2), ""));
+    assert!(stderr.starts_with("error: unrecognized subcommand 'confg'\n"), "{stderr}");
+    assert_eq!(run(&["config"]).0, Some(2));
+    assert_eq!(run(&["--help"]).0, Some(0));
+}
+
+#[test]
+fn a_reader_that_goes_away_is_no_error() {
+    let mut child =
+        neva().arg("config").arg(recipe()).stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
+    drop(child.stdout.take());
+    let mut stderr = String::new();
+    child.stderr.take().unwrap().read_to_string(&mut stderr).unwrap();
+    assert_eq!((child.wait().unwrap().code(), stderr.as_str()), (Some(0), ""));
+}
