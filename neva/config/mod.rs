@@ -3,13 +3,13 @@
 //! The keys and their nesting are those NeVA users have in their files; [`schema`] declares each one that this
 //! program honours. The way of a file:
 //!
-//! 1. [`value`]: text to an untyped tree; duplicate keys, tags and hostile nesting are refused,
-//! 2. [`overrides`]: `key=value` words of the command line,
-//! 3. [`interpolate`]: `${model.seed}`, `${.encoder_seq_length}`, `${multiply:2, 3}`,
-//! 4. [`keys`]: unknown keys and features that this version lacks are refused by name; keys of NeMo that mean nothing
+//! 1. `value`: text to an untyped tree; duplicate keys, tags and hostile nesting are refused,
+//! 2. `overrides`: `key=value` words of the command line,
+//! 3. `interpolate`: `${model.seed}`, `${.encoder_seq_length}`, `${multiply:2, 3}`,
+//! 4. `keys`: unknown keys and features that this version lacks are refused by name; keys of NeMo that mean nothing
 //!    here are collected for one warning,
-//! 5. [`setting`]: the typed sections, each value checked against its type and range,
-//! 6. [`check`]: values that must fit each other; architecture keys of the parts that are born here are filled in.
+//! 5. `setting`: the typed sections, each value checked against its type and range,
+//! 6. `check`: values that must fit each other; architecture keys of the parts that are born here are filled in.
 //!
 //! Relative paths start from the working directory. Every error names the file and line (or "command line"), the key, and what was expected.
 
