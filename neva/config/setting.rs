@@ -314,10 +314,12 @@ macro_rules! choices {
         impl $crate::config::setting::Setting for $name {
             fn read(value: &$crate::config::value::Value, at: &$crate::config::setting::At) -> $crate::Result<Self> {
                 let words = [$($word),*].join(" or ");
-                match value.scalar_text().as_deref() {
+                let given = value.scalar_text();
+                match given.as_deref() {
                     $(Some($word $(| $other)*) => Ok(Self::$variant),)*
-                    $(Some(word @ ($first $(| $more)*)) => {
-                        Err(at.error(format!("{word} is not supported: {}; expected {words}", $why)))
+                    $(Some($first $(| $more)*) => {
+                        let given = given.unwrap_or_default();
+                        Err(at.error(format!("{given} is not supported: {}; expected {words}", $why)))
                     })?
                     _ => Err(at.expected(&words, value)),
                 }
