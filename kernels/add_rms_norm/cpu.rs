@@ -55,7 +55,7 @@ pub fn backward_r<T: Real>(r: &[T], w: &[T], rstd: &[T::Acc], dy: &[T], dr: &mut
             || {
                 let rows = r.chunks_exact(width).zip(dy.chunks_exact(width)).zip(rstd);
                 for (((r, dy), &rstd), dr) in rows.zip(dr.chunks_exact_mut(width)) {
-                    gradient_row(r, w, rstd, dy, |i, g| dr[i] = T::from_acc(dr[i].to_acc() + g));
+                    gradient_row(r, w, rstd, dy, dr, |dr, g| dr + g);
                 }
             },
         )

@@ -9,8 +9,8 @@ use rayon::prelude::*;
 /// The largest element of a row, and the sum of e^(x - largest).
 #[inline(always)]
 fn statistics<T: Real>(x: &[T]) -> (T::Acc, T::Acc) {
-    let largest = lane_max(x.len(), |j| x[j].to_acc());
-    let sum = lane_sum(x.len(), |j| (x[j].to_acc() - largest).exp());
+    let largest = lane_max([x], |[x]| x.to_acc());
+    let sum = lane_sum([x], |[x]| (x.to_acc() - largest).exp());
     (largest, sum)
 }
 

@@ -50,16 +50,14 @@ fn normalize_row<T: Real>(
     eps: f64,
     y: &mut [T],
 ) -> (T::Acc, T::Acc) {
-    let width = w.len();
-    let (x, y, b) = (&x[..width], &mut y[..width], &b[..width]);
-    let n = T::Acc::of(width as f64);
-    let mean = lane_sum(width, |i| x[i].to_acc()) / n;
+    let n = T::Acc::of(w.len() as f64);
+    let mean = lane_sum([x], |[x]| x.to_acc()) / n;
     // A second pass over the centred row: E[x^2] - E[x]^2 would cancel.
-    let squares = lane_sum(width, |i| (x[i].to_acc() - mean) * (x[i].to_acc() - mean));
+    let squares = lane_sum([x], |[x]| (x.to_acc() - mean) * (x.to_acc() - mean));
     let rstd = T::Acc::ONE / (squares / n + T::Acc::of(eps)).sqrt();
-    for i in 0..width {
-        let xhat = (x[i].to_acc() - mean) * rstd;
-        y[i] = T::from_acc(xhat * (offset + w[i].to_acc()) + b[i].to_acc());
+    for (((y, x), w), b) in y.iter_mut().zip(x).zip(w).zip(b) {
+        let xhat = (x.to_acc() - mean) * rstd;
+        *y = T::from_acc(xhat * (offset + w.to_acc()) + b.to_acc());
     }
     (mean, rstd)
 }
@@ -81,14 +79,13 @@ pub fn backward_x<T: Real>(
             || {
                 let rows = x.chunks_exact(width).zip(dy.chunks_exact(width)).zip(dx.chunks_exact_mut(width));
                 for (((x, dy), dx), (&mean, &rstd)) in rows.zip(mean.iter().zip(rstd)) {
-                    let (x, dy, dx) = (&x[..width], &dy[..width], &mut dx[..width]);
                     let n = T::Acc::of(width as f64);
-                    let g = |i: usize| dy[i].to_acc() * (offset + w[i].to_acc());
-                    let xhat = |i: usize| (x[i].to_acc() - mean) * rstd;
-                    let mean_g = lane_sum(width, g) / n;
-                    let mean_gx = lane_sum(width, |i| g(i) * xhat(i)) / n;
-                    for (i, dx) in dx.iter_mut().enumerate() {
-                        *dx = T::from_acc(rstd * (g(i) - mean_g - xhat(i) * mean_gx));
+                    let g = |w: T, dy: T| dy.to_acc() * (offset + w.to_acc());
+                    let xhat = |x: T| (x.to_acc() - mean) * rstd;
+                    let mean_g = lane_sum([w, dy], |[w, dy]| g(w, dy)) / n;
+                    let mean_gx = lane_sum([x, w, dy], |[x, w, dy]| g(w, dy) * xhat(x)) / n;
+                    for (((dx, &x), &w), &dy) in dx.iter_mut().zip(x).zip(w).zip(dy) {
+                        *dx = T::from_acc(rstd * (g(w, dy) - mean_g - xhat(x) * mean_gx));
                     }
                 }
             },

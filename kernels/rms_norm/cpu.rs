@@ -36,12 +36,10 @@ pub fn forward<T: Real>(x: &[T], w: &[T], eps: f64, y: &mut [T], rstd: Option<&m
 /// `y = x * rstd * w` for one row; returns rstd.
 #[inline(always)]
 pub(crate) fn normalize_row<T: Real>(x: &[T], w: &[T], eps: f64, y: &mut [T]) -> T::Acc {
-    let width = w.len();
-    let (x, y) = (&x[..width], &mut y[..width]);
-    let squares = lane_sum(width, |i| x[i].to_acc() * x[i].to_acc());
-    let rstd = T::Acc::ONE / (squares / T::Acc::of(width as f64) + T::Acc::of(eps)).sqrt();
-    for i in 0..width {
-        y[i] = T::from_acc(x[i].to_acc() * rstd * w[i].to_acc());
+    let squares = lane_sum([x], |[x]| x.to_acc() * x.to_acc());
+    let rstd = T::Acc::ONE / (squares / T::Acc::of(w.len() as f64) + T::Acc::of(eps)).sqrt();
+    for ((y, x), w) in y.iter_mut().zip(x).zip(w) {
+        *y = T::from_acc(x.to_acc() * rstd * w.to_acc());
     }
     rstd
 }
@@ -57,29 +55,28 @@ pub fn backward_x<T: Real>(x: &[T], w: &[T], rstd: &[T::Acc], dy: &[T], dx: &mut
             || {
                 let rows = x.chunks_exact(width).zip(dy.chunks_exact(width)).zip(rstd);
                 for (((x, dy), &r), dx) in rows.zip(dx.chunks_exact_mut(width)) {
-                    gradient_row(x, w, r, dy, |i, g| dx[i] = T::from_acc(g));
+                    gradient_row(x, w, r, dy, dx, |_, g| g);
                 }
             },
         )
     });
 }
 
-/// Hands `put` the gradient of each element of one row.
+/// `dx = put(dx, gradient)` for one row.
 #[inline(always)]
 pub(crate) fn gradient_row<T: Real>(
     x: &[T],
     w: &[T],
     rstd: T::Acc,
     dy: &[T],
-    mut put: impl FnMut(usize, T::Acc),
+    dx: &mut [T],
+    put: impl Fn(T::Acc, T::Acc) -> T::Acc,
 ) {
-    let width = w.len();
-    let (x, dy) = (&x[..width], &dy[..width]);
-    let dot = lane_sum(width, |i| dy[i].to_acc() * w[i].to_acc() * (x[i].to_acc() * rstd));
-    let mean = dot / T::Acc::of(width as f64);
-    for i in 0..width {
-        let g = dy[i].to_acc() * w[i].to_acc();
-        put(i, rstd * (g - x[i].to_acc() * rstd * mean));
+    let dot = lane_sum([x, w, dy], |[x, w, dy]| dy.to_acc() * w.to_acc() * (x.to_acc() * rstd));
+    let mean = dot / T::Acc::of(w.len() as f64);
+    for (((dx, x), w), dy) in dx.iter_mut().zip(x).zip(w).zip(dy) {
+        let g = dy.to_acc() * w.to_acc();
+        *dx = T::from_acc(put(dx.to_acc(), rstd * (g - x.to_acc() * rstd * mean)));
     }
 }
 

@@ -10,12 +10,7 @@ pub fn forward<T: Real>(x: &[T], partial: &mut [f64], y: &mut [T::Acc]) {
     partial.par_iter_mut().zip(x.par_chunks(GRAIN)).for_each(|(sum, x)| {
         *sum = vectorize(
             #[inline(always)]
-            || {
-                lane_sum(x.len(), |i| {
-                    let v = x[i].to_f64();
-                    v * v
-                })
-            },
+            || lane_sum([x], |[x]| x.to_f64() * x.to_f64()),
         )
     });
     y[0] = T::Acc::from_f64(partial.iter().sum());

@@ -110,9 +110,10 @@ pub fn backward<T: Real, const FMA: bool, const M: usize, const N: usize>(
                         for (to, x) in q.iter_mut().zip(group.q.skip(head * d).row(first + i, d)) {
                             *to = x.to_acc() * scale;
                         }
-                        widen(group.dout.skip(head * d).row(first + i, d), dout);
-                        let out = group.out.skip(head * d).row(first + i, d);
-                        delta[i] = lane_sum(d, |c| dout[c] * out[c].to_acc());
+                        let dy = group.dout.skip(head * d).row(first + i, d);
+                        widen(dy, dout);
+                        let y = group.out.skip(head * d).row(first + i, d);
+                        delta[i] = lane_sum([dy, y], |[dy, y]| dy.to_acc() * y.to_acc());
                         lse[i] = group.lse.skip(head).row(first + i, 1)[0];
                     } else {
                         q.fill(T::Acc::ZERO);
