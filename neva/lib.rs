@@ -4,6 +4,7 @@
 pub mod config;
 pub mod error;
 pub mod image;
+pub mod scenes;
 pub mod tokenizer;
 
 pub use error::{Error, Result};

@@ -1,0 +1,273 @@
+//! The data of `neva quickstart`: small drawings of one coloured shape, with captions and questions, made from a seed.
+//!
+//! A picture is 32 x 32 pixels: a plain dark background, tinted and a little noisy, and one shape that lies fully
+//! inside, left or right of the middle, small or large. It is easy to see and impossible to guess: every answer is one
+//! word, all words of an answer are equally frequent, so that a model that does not look is right in
+//! (1/8 + 1/6 + 1/2 + 1/2 + 1/2) / 5 = 0.36 of the answers.
+//!
+//! One colour of each shape, two of some, is kept out of training: whoever names such a pair has learnt colours and
+//! shapes, not pairs.
+
+use std::fs;
+use std::path::{Path, PathBuf};
+
+use kernels::random::{Random, derive};
+use rayon::prelude::*;
+use serde::Serialize;
+
+use crate::image::Image;
+use crate::{Error, Result};
+
+/// The side of a picture, in pixels.
+pub const SIDE: usize = 32;
+
+/// What the id of a held-out record starts with when training never shows its colour in its shape.
+pub const UNSEEN: &str = "unseen-";
+
+/// Of this many held-out pictures, one shows an unseen pair.
+const UNSEEN_EVERY: usize = 4;
+
+/// The colours, and how they are drawn.
+const COLOURS: [(&str, [u8; 3]); 8] = [
+    ("red", [220, 40, 40]),
+    ("green", [40, 180, 60]),
+    ("blue", [50, 80, 225]),
+    ("yellow", [230, 215, 50]),
+    ("purple", [150, 50, 190]),
+    ("orange", [240, 135, 30]),
+    ("cyan", [60, 215, 220]),
+    ("white", [240, 240, 240]),
+];
+
+/// The shapes: whether (u, v), in -1..1 across and down the shape's square, lies inside.
+const SHAPES: [(&str, fn(f32, f32) -> bool); 6] = [
+    ("square", |_, _| true),
+    ("circle", |u, v| u * u + v * v <= 1.0),
+    ("triangle", |u, v| 2.0 * u.abs() <= v + 1.0),
+    ("diamond", |u, v| u.abs() + v.abs() <= 1.0),
+    ("ring", |u, v| (0.3..=1.0).contains(&(u * u + v * v))),
+    ("cross", |u, v| u.abs().min(v.abs()) <= 0.34),
+];
+
+/// The sizes, as the shape's side in pixels: 0.4 to 0.7 of the picture, with a gap that no eye mistakes.
+const SIZES: [(&str, [usize; 2]); 2] = [("small", [13, 15]), ("large", [20, 22])];
+
+/// The halves of the picture that the shape's middle may lie in.
+const PLACES: [&str; 2] = ["left", "right"];
+
+/// A middle is at least this many pixels left or right of the picture's.
+const OFF_CENTRE: usize = 3;
+
+/// The files that [`write`] made.
+#[derive(Clone, Debug)]
+pub struct Scenes {
+    /// LLaVA JSON: one caption for each training picture, for phase 1.
+    pub captions: PathBuf,
+    /// LLaVA JSON: five questions about each training picture, for phase 2.
+    pub train: PathBuf,
+    /// LLaVA JSON: five questions about each held-out picture; see [`UNSEEN`].
+    pub held_out: PathBuf,
+    /// The folder that the records' `image` is relative to.
+    pub image_folder: PathBuf,
+    /// Every caption, question and answer of training, one a line, to train a tokenizer on.
+    pub texts: PathBuf,
+}
+
+/// Draws the pictures and writes the records to the folder `out`, which is made if need be. The same numbers give the
+/// same bytes.
+///
+/// # Errors
+/// [`Error::Io`] when a file cannot be written.
+pub fn write(out: &Path, train_images: usize, held_out_images: usize, seed: u64) -> Result<Scenes> {
+    let scenes = Scenes {
+        captions: out.join("captions.json"),
+        train: out.join("train.json"),
+        held_out: out.join("held_out.json"),
+        image_folder: out.join("images"),
+        texts: out.join("texts.txt"),
+    };
+    for split in ["train", "held_out"] {
+        let folder = scenes.image_folder.join(split);
+        fs::create_dir_all(&folder).map_err(Error::io(folder))?;
+    }
+    let draw = |split: &str, number: usize, unseen: bool| -> Result<(Record, Record)> {
+        // Each picture has its own numbers, whatever is drawn before it, beside it, or in the other split.
+        let mut random = Random::new(derive(seed, &[u64::from(split == "train"), number as u64]), 0);
+        let scene = Scene::random(&mut random, unseen);
+        let image = format!("{split}/{number:06}.png");
+        scene.draw(&mut random).save_png(&scenes.image_folder.join(&image))?;
+        let id = format!("{}{split}-{number:06}", if unseen { UNSEEN } else { "" });
+        Ok((scene.caption(&id, &image), scene.questions(&mut random, &id, &image)))
+    };
+    let (captions, train): (Vec<_>, Vec<_>) = (0..train_images)
+        .into_par_iter()
+        .map(|i| draw("train", i, false))
+        .collect::<Result<Vec<_>>>()?
+        .into_iter()
+        .unzip();
+    let held_out = (0..held_out_images)
+        .into_par_iter()
+        .map(|i| draw("held_out", i, i % UNSEEN_EVERY == 0).map(|(_, questions)| questions))
+        .collect::<Result<Vec<_>>>()?;
+
+    let texts: String = (captions.iter().chain(&train))
+        .flat_map(|record| &record.conversations)
+        .flat_map(|turn| [turn.value.trim_start_matches(IMAGE).trim_start(), "\n"])
+        .collect();
+    fs::write(&scenes.texts, texts).map_err(Error::io(&scenes.texts))?;
+    for (path, records) in
+        [(&scenes.captions, captions), (&scenes.train, train), (&scenes.held_out, held_out)]
+    {
+        let json = serde_json::to_string_pretty(&records)
+            .map_err(|error| Error::Io { path: path.into(), source: error.into() })?;
+        fs::write(path, json).map_err(Error::io(path))?;
+    }
+    Ok(scenes)
+}
+
+/// Where the picture stands in a text.
+const IMAGE: &str = "<image>";
+
+/// A record of LLaVA JSON.
+#[derive(Serialize)]
+struct Record {
+    id: String,
+    image: String,
+    conversations: Vec<Turn>,
+}
+
+#[derive(Serialize)]
+struct Turn {
+    from: &'static str,
+    value: String,
+}
+
+impl Record {
+    /// Turns of question and answer, the picture before the first.
+    fn new(id: &str, image: &str, turns: impl IntoIterator<Item = (String, String)>) -> Self {
+        let mut conversations = Vec::new();
+        for (question, answer) in turns {
+            let question = match conversations.is_empty() {
+                true => format!("{IMAGE}\n{question}"),
+                false => question,
+            };
+            conversations.push(Turn { from: "human", value: question });
+            conversations.push(Turn { from: "gpt", value: answer });
+        }
+        Self { id: id.into(), image: image.into(), conversations }
+    }
+}
+
+/// What a picture shows: indices into the tables above, and where.
+#[derive(Clone, Copy, Debug)]
+struct Scene {
+    colour: usize,
+    shape: usize,
+    size: usize,
+    place: usize,
+    /// The shape's square: left, top and side, in pixels.
+    left: usize,
+    top: usize,
+    side: usize,
+}
+
+impl Scene {
+    /// A scene whose colour and shape training shows together, or never does if `unseen`.
+    fn random(random: &mut Random, unseen: bool) -> Self {
+        let (colour, shape) = pair(random, |colour, shape| is_unseen(colour, shape) == unseen);
+        let size = below(random, SIZES.len());
+        let place = below(random, PLACES.len());
+        let [least, most] = SIZES[size].1;
+        let side = least + below(random, most - least + 1);
+        let free = SIDE - side;
+        let most_left = free / 2 - OFF_CENTRE;
+        let off = below(random, most_left + 1);
+        let left = if place == 0 { off } else { free - off };
+        Self { colour, shape, size, place, left, top: below(random, free + 1), side }
+    }
+
+    fn draw(&self, random: &mut Random) -> Image {
+        let grey = 20 + below(random, 60);
+        let background: [usize; 3] = std::array::from_fn(|_| grey + below(random, 30));
+        let shade: [usize; 3] =
+            COLOURS[self.colour].1.map(|v| (usize::from(v) + below(random, 31)).saturating_sub(15));
+        let mut image = Image::filled(SIDE, SIDE, [0; 3]);
+        for (i, pixel) in image.rgb.chunks_exact_mut(3).enumerate() {
+            let [u, v] = [(i % SIDE, self.left), (i / SIDE, self.top)].map(|(at, start)| {
+                (2 * at + 1) as f32 / self.side as f32 - (2 * start) as f32 / self.side as f32 - 1.0
+            });
+            let inside = u.abs() < 1.0 && v.abs() < 1.0 && SHAPES[self.shape].1(u, v);
+            let plain = if inside { shade } else { background };
+            for (sample, value) in pixel.iter_mut().zip(plain) {
+                *sample = (value + below(random, 17)).saturating_sub(8).min(255) as u8;
+            }
+        }
+        image
+    }
+
+    fn caption(&self, id: &str, image: &str) -> Record {
+        let (size, colour, shape, place) = self.words();
+        Record::new(
+            id,
+            image,
+            [("Describe the picture.".into(), format!("a {size} {colour} {shape} on the {place}"))],
+        )
+    }
+
+    /// Five questions in random order, so that each comes first, without the others' answers, as often as any.
+    fn questions(&self, random: &mut Random, id: &str, image: &str) -> Record {
+        let (size, colour, shape, place) = self.words();
+        let asked = self.asked(random);
+        let mut turns = [
+            ("What colour is the shape?".to_string(), colour),
+            ("What shape is it?".to_string(), shape),
+            ("Is the shape small or large?".to_string(), size),
+            ("Is the shape on the left or on the right?".to_string(), place),
+            (
+                format!("Is there a {} {}?", COLOURS[asked.0].0, SHAPES[asked.1].0),
+                if asked == (self.colour, self.shape) { "yes" } else { "no" },
+            ),
+        ];
+        random.shuffle(&mut turns);
+        Record::new(id, image, turns.map(|(question, answer)| (question, answer.to_string())))
+    }
+
+    /// The pair that the yes-or-no question asks for: half of the time the one that is there, else one that differs in
+    /// the colour or in the shape. About a seen pair never an unseen one, whose answer would always be no.
+    fn asked(&self, random: &mut Random) -> (usize, usize) {
+        let there = (self.colour, self.shape);
+        if below(random, 2) == 0 {
+            return there;
+        }
+        let same_colour = below(random, 2) == 0;
+        let may_be_unseen = is_unseen(self.colour, self.shape);
+        pair(random, |colour, shape| {
+            (colour == self.colour) == same_colour
+                && (shape == self.shape) != same_colour
+                && (may_be_unseen || !is_unseen(colour, shape))
+        })
+    }
+
+    fn words(&self) -> (&'static str, &'static str, &'static str, &'static str) {
+        (SIZES[self.size].0, COLOURS[self.colour].0, SHAPES[self.shape].0, PLACES[self.place])
+    }
+}
+
+/// Whether training never shows this colour in this shape: one shape of each colour.
+fn is_unseen(colour: usize, shape: usize) -> bool {
+    shape == colour % SHAPES.len()
+}
+
+/// A uniform choice among the pairs of colour and shape that `allowed` allows.
+fn pair(random: &mut Random, allowed: impl Fn(usize, usize) -> bool) -> (usize, usize) {
+    loop {
+        let (colour, shape) = (below(random, COLOURS.len()), below(random, SHAPES.len()));
+        if allowed(colour, shape) {
+            return (colour, shape);
+        }
+    }
+}
+
+fn below(random: &mut Random, bound: usize) -> usize {
+    random.below(bound as u32) as usize
+}
