@@ -39,8 +39,11 @@ const COLOURS: [(&str, [u8; 3]); 8] = [
     ("white", [240, 240, 240]),
 ];
 
-/// The shapes: whether (u, v), in -1..1 across and down the shape's square, lies inside.
-const SHAPES: [(&str, fn(f32, f32) -> bool); 6] = [
+/// Whether (u, v), in -1..1 across and down a shape's square, lies in the shape.
+type Inside = fn(f32, f32) -> bool;
+
+/// The shapes.
+const SHAPES: [(&str, Inside); 6] = [
     ("square", |_, _| true),
     ("circle", |u, v| u * u + v * v <= 1.0),
     ("triangle", |u, v| 2.0 * u.abs() <= v + 1.0),
