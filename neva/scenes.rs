@@ -5,8 +5,7 @@
 //! word, all words of an answer are equally frequent, so that a model that does not look is right in
 //! (1/8 + 1/6 + 1/2 + 1/2 + 1/2) / 5 = 0.36 of the answers.
 //!
-//! One colour of each shape, two of some, is kept out of training: whoever names such a pair has learnt colours and
-//! shapes, not pairs.
+//! One shape of each colour is kept out of training: whoever names such a pair has learnt colours and shapes, not pairs.
 
 use std::fs;
 use std::path::{Path, PathBuf};
