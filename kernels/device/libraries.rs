@@ -10,7 +10,7 @@ use std::fs;
 use std::path::{Path, PathBuf};
 use std::sync::OnceLock;
 
-/// Where the driver was found, or which places were searched for it. Looked for once per process.
+/// Finds the driver, once per process; the error says which places were searched.
 pub(super) fn driver() -> Result<(), String> {
     static FOUND: OnceLock<bool> = OnceLock::new();
     let present = *FOUND.get_or_init(|| {
