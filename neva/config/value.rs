@@ -52,6 +52,10 @@ pub(super) struct Source {
 impl Source {
     /// The tree of the whole text: a mapping.
     pub fn parse(&self) -> Result<Value> {
+        if open_brackets(&self.text) > MOST_OPEN_BRACKETS {
+            let message = format!("opens more than {MOST_OPEN_BRACKETS} brackets without closing them");
+            return Err(self.file_error(None, &message));
+        }
         let mut walk = Walk::default();
         match walk.run(&self.text) {
             Ok(Value::Null) => {
@@ -107,11 +111,31 @@ impl Source {
     }
 }
 
+/// The parser needs time quadratic in the brackets that are open, and says that they are nested too deep only after.
+const MOST_OPEN_BRACKETS: usize = 1000;
+
+/// The most brackets open at once, those in quotes and comments included.
+fn open_brackets(text: &str) -> usize {
+    let (mut open, mut most) = (0usize, 0);
+    for byte in text.bytes() {
+        match byte {
+            b'[' | b'{' => open += 1,
+            b']' | b'}' => open = open.saturating_sub(1),
+            _ => {}
+        }
+        most = most.max(open);
+    }
+    most
+}
+
 /// The value of a `key=value` word.
 pub(super) fn parse_override(text: &str) -> std::result::Result<Value, String> {
     // Hydra reads `key=` as the empty text, YAML as null.
     if text.is_empty() {
         return Ok(Value::Text(String::new()));
+    }
+    if open_brackets(text) > MOST_OPEN_BRACKETS {
+        return Err(format!("opens more than {MOST_OPEN_BRACKETS} brackets without closing them"));
     }
     let mut walk = Walk { command_line: true, ..Walk::default() };
     walk.run(text).map_err(|error| match walk.duplicate {
