@@ -169,7 +169,7 @@ def fetch(into):
     model.trainer_spec.byte_fallback = False
     for piece in model.pieces:
         piece.type = 1 if piece.type == 6 else piece.type
-    (into / "unknown.model").write_bytes(model.SerializeToString())
+    (into / "bare.model").write_bytes(model.SerializeToString())
 
 
 def main():

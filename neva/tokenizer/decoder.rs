@@ -4,7 +4,7 @@
 //! character: what comes out is always valid text, and its concatenation is the same however the ids arrive.
 //! [`Tokenizer::decode`](super::Tokenizer::decode) is this decoder run to its end.
 
-use super::json::character_byte;
+use super::alphabet::character_byte;
 use super::sentencepiece::SPACE;
 use super::vocabulary::Kind;
 use super::{Scheme, Tokenizer};

@@ -1,14 +1,15 @@
 //! Text to ids and back.
 //!
 //! Two file formats, read by hand because that is all the tokenizers of the models we train need:
-//! - `tokenizer.model`, SentencePiece BPE ([`sentencepiece`]): LLaMA-2, Vicuna, Mistral, and what `neva tokenizer train`
+//! - `tokenizer.model`, SentencePiece BPE (`sentencepiece.rs`): LLaMA-2, Vicuna, Mistral, and what `neva tokenizer train`
 //!   writes;
-//! - `tokenizer.json` ([`json`]), byte-level BPE or the LLaMA-2 style: LLaMA-3, Qwen-2, GPT-2, SmolLM.
+//! - `tokenizer.json` (`json.rs`), byte-level BPE or the LLaMA-2 style: LLaMA-3, Qwen-2, GPT-2, SmolLM.
 //!
 //! [`Tokenizer::encode`] returns each id with the bytes of the text that it covers. Supervision masks are made from these
 //! spans: no prefix is ever encoded a second time to find out where an answer begins. Special tokens (`<s>`, `</s>`,
 //! `<image>`, `<extra_id_0>`) are recognised literally in text, and a beginning-of-sequence id is never added.
 
+mod alphabet;
 mod decoder;
 mod json;
 mod literal;
