@@ -328,8 +328,8 @@ fn wrong_types_in_a_json_tokenizer_name_the_key() {
     assert_eq!(error("/model/vocab", json!([])), "model.vocab: expected an object");
     assert_eq!(error("/model/vocab/a", json!("x")), "model.vocab[\"a\"]: expected an id");
     assert_eq!(error("/model/vocab/a", json!(-1)), "model.vocab[\"a\"]: expected an id");
-    assert_eq!(error("/model/vocab/a", json!(4_000_000_000u32)), "no piece has the id 68, but \"b\" has 69");
-    assert_eq!(error("/model/vocab/a", json!(69)), "id 69 is both \"a\" and \"b\"");
+    assert_eq!(error("/model/vocab/a", json!(4_000_000_000u32)), "no piece has the id 67, but \"b\" has 68");
+    assert_eq!(error("/model/vocab/b", json!(67)), "id 67 is both \"a\" and \"b\"");
     assert_eq!(error("/model/merges", json!({})), "model.merges: expected a list");
     assert_eq!(
         error("/model/merges/0", json!("a b c")),
