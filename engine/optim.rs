@@ -4,7 +4,7 @@ use crate::Param;
 use kernels::adamw;
 use kernels::cast::cast;
 use kernels::sum_squares::SumSquares;
-use kernels::{Buffer, DType, Device, Result, Role, run};
+use kernels::{Buffer, Device, Result, Role, run};
 
 /// Hyper-parameters of [`AdamW`].
 #[derive(Debug, Clone, PartialEq)]
@@ -133,22 +133,11 @@ impl AdamW {
         self.params.iter().zip(self.states.iter().map(Option::as_ref))
     }
 
-    /// Puts back what a checkpoint held: the number of steps and, by parameter name, the state.
-    pub fn restore(
-        &mut self,
-        steps: u64,
-        mut state: impl FnMut(&Param) -> Result<Option<State>>,
-    ) -> Result<()> {
-        for (param, slot) in self.params.iter().zip(&mut self.states) {
-            *slot = state(param)?;
-        }
+    /// Puts back what a checkpoint held: the number of steps, and the states in the order of [`AdamW::states`].
+    pub fn restore(&mut self, steps: u64, states: Vec<Option<State>>) {
+        assert_eq!(states.len(), self.params.len(), "one state per parameter that learns");
+        self.states = states;
         self.steps = steps;
-        Ok(())
-    }
-
-    /// The type of the state of a parameter, and whether it has a master weight.
-    pub fn state_form(param: &Param) -> (DType, bool) {
-        (param.grad_dtype(), param.grad_dtype() != param.spec().dtype)
     }
 }
 

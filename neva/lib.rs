@@ -1,9 +1,11 @@
 //! NeVA: a vision tower, a projector and a language model, trained and run on our own engine.
 #![forbid(unsafe_code)]
 
+pub mod checkpoint;
 pub mod config;
 pub mod error;
 pub mod image;
+pub mod model;
 pub mod scenes;
 pub mod tokenizer;
 

@@ -1,0 +1,342 @@
+//! The whole model, tiny: gradients against finite differences in f64, what frozen parts cost, what memory a plan
+//! predicts, and that a row's result depends on its own sequence alone.
+#![allow(clippy::unwrap_used)]
+
+use engine::{AdamW, AdamWConfig, Buffer, DType, Device, Param, Pass, Role, backward};
+use kernels::activation::Act;
+use kernels::random::Random;
+use neva::model::config::{Mlp, NormKind};
+use neva::model::{
+    Batch, IGNORE, LlmConfig, LlmInit, Model, ModelConfig, NewRows, ProjectorConfig, Source, Sources,
+    Trainable, VisionConfig,
+};
+
+const ALL: Trainable = Trainable { vision: true, projector: true, llm: true };
+const PHASE_1: Trainable = Trainable { vision: false, projector: true, llm: false };
+const PHASE_2: Trainable = Trainable { vision: false, projector: true, llm: true };
+
+fn vision() -> VisionConfig {
+    VisionConfig {
+        image_size: 8,
+        patch_size: 4,
+        hidden_size: 16,
+        layers: 3,
+        heads: 2,
+        ffn_size: 24,
+        eps: 1e-5,
+        activation: Act::QuickGelu,
+        select_layer: -2,
+        keep_class: false,
+    }
+}
+
+fn llama() -> ModelConfig {
+    ModelConfig {
+        vision: vision(),
+        projector: ProjectorConfig { layers: 2 },
+        llm: LlmConfig {
+            hidden_size: 32,
+            layers: 2,
+            heads: 4,
+            kv_heads: 2,
+            head_dim: 8,
+            ffn_size: 40,
+            vocab_size: 24,
+            max_positions: 64,
+            norm: NormKind::Rms,
+            eps: 1e-5,
+            mlp: Mlp::Gated(Act::Silu),
+            bias: false,
+            rope_theta: 10000.0,
+            rotary_percentage: 1.0,
+            rope_factor: 1.0,
+            tied: false,
+            hidden_dropout: 0.0,
+            ffn_dropout: 0.0,
+        },
+        image_token: 3,
+        image_marks: None,
+    }
+}
+
+fn nvgpt() -> ModelConfig {
+    let mut config = llama();
+    config.projector.layers = 1;
+    config.vision.keep_class = true;
+    config.vision.select_layer = -1;
+    config.llm.norm = NormKind::Layer1p;
+    config.llm.mlp = Mlp::Plain(Act::SquaredRelu);
+    config.llm.rotary_percentage = 0.5;
+    config.llm.bias = true;
+    config.llm.kv_heads = 4;
+    config.llm.tied = true;
+    config.llm.hidden_dropout = 0.2;
+    config.llm.ffn_dropout = 0.1;
+    config
+}
+
+fn model(device: &Device, dtype: DType, config: &ModelConfig, trainable: Trainable) -> Model {
+    let source = if device.is_plan() { Source::Zeros } else { Source::Fresh(7) };
+    let init = LlmInit { std: 0.2, scaled: true };
+    Model::new(device, dtype, config, trainable, Sources::all(source), init).unwrap()
+}
+
+/// Sequences with the given text lengths; each has an image in front unless `images` says otherwise.
+fn batch(config: &ModelConfig, lengths: &[(usize, bool)]) -> Batch {
+    let mut random = Random::new(5, 0);
+    let mut b = Batch { cu_seqlens: vec![0], ..Batch::default() };
+    let rows = config.vision.feature_rows();
+    let side = config.vision.image_size;
+    for (sample, &(text, image)) in lengths.iter().enumerate() {
+        let n = text + if image { rows } else { 0 };
+        let first = b.ids.len() as u32;
+        for position in 0..n {
+            let is_image = image && position < rows;
+            if is_image {
+                b.image_rows.push(first + position as u32);
+            }
+            b.ids.push(if is_image { config.image_token } else { 4 + random.below(20) });
+            b.positions.push(position as u32);
+            b.keys.push((sample * 1000 + position) as u32);
+            let labelled = !is_image && position + 1 < n && position % 2 == 1;
+            b.labels.push(if labelled { 4 + random.below(20) } else { IGNORE });
+            b.weights.push(0.25);
+        }
+        if image {
+            b.images += 1;
+            b.pixels.extend((0..3 * side * side).map(|_| random.normal() as f32));
+        }
+        b.cu_seqlens.push(b.ids.len() as u32);
+    }
+    b
+}
+
+fn mixed(config: &ModelConfig) -> Batch {
+    batch(config, &[(5, true), (7, false), (3, true)])
+}
+
+fn loss(device: &Device, model: &Model, batch: &Batch) -> f64 {
+    let _no_grad = device.no_grad();
+    model.loss(device, batch, Some(11)).unwrap().item().unwrap()
+}
+
+#[test]
+fn every_parameter_has_the_gradient_that_finite_differences_give() {
+    for config in [llama(), nvgpt()] {
+        let device = Device::cpu_poisoned();
+        let model = model(&device, DType::F64, &config, ALL);
+        let batch = mixed(&config);
+        backward(model.loss(&device, &batch, Some(11)).unwrap(), 1.0, &mut |_| Ok(())).unwrap();
+        let mut random = Random::new(9, 0);
+        let mut checked = 0;
+        for param in model.params() {
+            let Some(grad) = param.grad() else {
+                // Behind the selected hidden state: never run.
+                let (name, used) = (param.name(), config.vision.layers_used());
+                let behind =
+                    name.starts_with(&format!("vision.layers.{used}.")) || name.contains("post_norm");
+                assert!(behind, "{name} has no gradient");
+                continue;
+            };
+            let start = param.value().to_f64().unwrap();
+            let direction: Vec<f64> = start.iter().map(|_| random.normal()).collect();
+            let analytic: f64 = grad.to_f64().unwrap().iter().zip(&direction).map(|(g, d)| g * d).sum();
+            const H: f64 = 1e-6;
+            let moved = |sign: f64| {
+                let at: Vec<f64> = start.iter().zip(&direction).map(|(x, d)| x + sign * H * d).collect();
+                set(&device, param, &at);
+                loss(&device, &model, &batch)
+            };
+            let numeric = (moved(1.0) - moved(-1.0)) / (2.0 * H);
+            set(&device, param, &start);
+            let error = (analytic - numeric).abs() / numeric.abs().max(1e-3);
+            assert!(error < 1e-6, "{}: {analytic} against {numeric}", param.name());
+            checked += 1;
+        }
+        println!("{checked} parameters");
+        assert!(checked > 30);
+    }
+}
+
+fn set(device: &Device, param: &Param, values: &[f64]) {
+    param.set_value(Buffer::from_f64(device, param.spec(), values, Role::Weight).unwrap());
+}
+
+#[test]
+fn phase_1_launches_no_weight_gradient_of_the_llm_and_no_backward_of_the_tower() {
+    let config = llama();
+    let device = Device::cpu();
+    let model = model(&device, DType::F32, &config, PHASE_1);
+    device.start_trace();
+    let loss = model.loss(&device, &mixed(&config), None).unwrap();
+    backward(loss, 1.0, &mut |_| Ok(())).unwrap();
+    let trace = device.take_trace();
+    let backwards: Vec<_> = trace.iter().filter(|e| matches!(e.pass, Pass::Backward(_))).collect();
+    assert!(backwards.iter().any(|e| e.scope.starts_with("llm")));
+    for event in backwards {
+        assert!(!event.scope.starts_with("vision"), "{event:?}");
+        if event.op == "gemm" && event.scope.starts_with("llm") {
+            assert_eq!(event.pass, Pass::Backward(0b1), "only the input's gradient: {event:?}");
+        }
+    }
+    for param in model.params() {
+        assert_eq!(param.grad().is_some(), param.name().starts_with("projector."), "{}", param.name());
+    }
+}
+
+#[test]
+fn a_text_only_batch_records_nothing_in_phase_1() {
+    let config = llama();
+    let device = Device::cpu();
+    let model = model(&device, DType::F32, &config, PHASE_1);
+    let loss = model.loss(&device, &batch(&config, &[(6, false)]), None).unwrap();
+    assert!(!loss.requires_grad());
+}
+
+fn optimizer(model: &Model) -> AdamW {
+    let config =
+        AdamWConfig { betas: [0.9, 0.95], eps: 1e-8, weight_decay: 0.1, decay_all: false, clip: 1.0 };
+    AdamW::new(config, model.params())
+}
+
+#[test]
+fn a_plan_predicts_live_and_peak_bytes_to_the_byte() {
+    for dtype in [DType::F32, DType::Bf16] {
+        for trainable in [PHASE_1, PHASE_2, ALL] {
+            for config in [llama(), nvgpt()] {
+                let bytes = |device: Device| {
+                    let model = model(&device, dtype, &config, trainable);
+                    let mut optimizer = optimizer(&model);
+                    let mut seen = vec![];
+                    for _ in 0..2 {
+                        for micro in [mixed(&config), batch(&config, &[(9, true)])] {
+                            let loss = model.loss(&device, &micro, Some(3)).unwrap();
+                            seen.push(device.live_bytes(Role::Activation));
+                            backward(loss, 1.0, &mut |_| Ok(())).unwrap();
+                        }
+                        optimizer.step(1e-3).unwrap();
+                        seen.push(device.peak_bytes());
+                        seen.extend(Role::ALL.map(|role| device.live_bytes(role)));
+                        seen.extend(Role::ALL.map(|role| device.peak_bytes_of(role)));
+                    }
+                    seen
+                };
+                assert_eq!(bytes(Device::plan()), bytes(Device::cpu()), "{dtype} {trainable:?}");
+            }
+        }
+    }
+}
+
+#[test]
+fn a_training_step_leaves_no_activation_behind() {
+    let config = llama();
+    let device = Device::cpu();
+    let model = model(&device, DType::Bf16, &config, ALL);
+    let mut optimizer = optimizer(&model);
+    let loss = model.loss(&device, &mixed(&config), None).unwrap();
+    backward(loss, 1.0, &mut |_| Ok(())).unwrap();
+    optimizer.step(1e-3).unwrap();
+    assert_eq!(device.live_bytes(Role::Activation), 0);
+    assert_eq!(device.live_bytes(Role::Gradient), 0);
+    assert_eq!(device.live_bytes(Role::Workspace), 0);
+}
+
+#[test]
+fn the_loss_falls() {
+    for (config, dtype) in [(llama(), DType::F32), (nvgpt(), DType::Bf16)] {
+        let device = Device::cpu();
+        let model = model(&device, dtype, &config, ALL);
+        let batch = mixed(&config);
+        let mut optimizer = optimizer(&model);
+        let before = loss(&device, &model, &batch);
+        for _ in 0..40 {
+            let loss = model.loss(&device, &batch, None).unwrap();
+            backward(loss, 1.0, &mut |_| Ok(())).unwrap();
+            optimizer.step(5e-3).unwrap();
+        }
+        let after = loss(&device, &model, &batch);
+        assert!(after < 0.3 * before, "{dtype}: {before} to {after}");
+    }
+}
+
+#[test]
+fn a_pack_gives_each_sequence_the_logits_it_gets_alone_bit_for_bit() {
+    for dtype in [DType::F32, DType::Bf16] {
+        for config in [llama(), nvgpt()] {
+            let device = Device::cpu();
+            let model = model(&device, dtype, &config, Trainable::NONE);
+            let pack = batch(&config, &[(5, true), (7, false), (3, true)]);
+            let together = model.logits(&device, &pack).unwrap().to_f64().unwrap();
+            let vocab = config.llm.vocab_size;
+            let pixels = pack.pixels.len() / pack.images;
+            let mut image = 0;
+            for s in 0..3 {
+                let rows = pack.cu_seqlens[s] as usize..pack.cu_seqlens[s + 1] as usize;
+                let has = pack.image_rows.iter().any(|r| rows.contains(&(*r as usize)));
+                let alone = Batch {
+                    ids: pack.ids[rows.clone()].to_vec(),
+                    positions: pack.positions[rows.clone()].to_vec(),
+                    cu_seqlens: vec![0, rows.len() as u32],
+                    labels: pack.labels[rows.clone()].to_vec(),
+                    weights: pack.weights[rows.clone()].to_vec(),
+                    keys: pack.keys[rows.clone()].to_vec(),
+                    image_rows: pack
+                        .image_rows
+                        .iter()
+                        .filter(|r| rows.contains(&(**r as usize)))
+                        .map(|r| r - rows.start as u32)
+                        .collect(),
+                    pixels: if has {
+                        pack.pixels[image * pixels..(image + 1) * pixels].to_vec()
+                    } else {
+                        vec![]
+                    },
+                    images: has as usize,
+                };
+                image += has as usize;
+                let got = model.logits(&device, &alone).unwrap().to_f64().unwrap();
+                assert_eq!(got, together[rows.start * vocab..rows.end * vocab], "{dtype} sequence {s}");
+            }
+        }
+    }
+}
+
+#[test]
+fn the_cache_gives_the_logits_of_the_whole_sequence_bit_for_bit() {
+    for dtype in [DType::F32, DType::Bf16] {
+        for config in [llama(), nvgpt()] {
+            let device = Device::cpu();
+            let model = model(&device, dtype, &config, Trainable::NONE);
+            let whole = batch(&config, &[(9, true)]);
+            let expected = model.logits(&device, &whole).unwrap().to_f64().unwrap();
+            let vocab = config.llm.vocab_size;
+            // The prompt at once into slot 1, then row by row, while slot 0 holds another sequence.
+            let prompt = config.vision.feature_rows() + 3;
+            let mut cache = model.cache(&device, 2, 32).unwrap();
+            let other = NewRows {
+                ids: vec![5, 6, 7],
+                slots: vec![0; 3],
+                positions: vec![0, 1, 2],
+                ..NewRows::default()
+            };
+            model.extend(&device, &mut cache, &other, &[2]).unwrap();
+            let n = whole.ids.len();
+            let features = model.encode_images(&device, &whole.pixels, 1).unwrap();
+            let mut got = vec![];
+            for (from, to) in std::iter::once((0, prompt)).chain((prompt..n).map(|i| (i, i + 1))) {
+                let first = from == 0;
+                let rows = NewRows {
+                    ids: whole.ids[from..to].to_vec(),
+                    slots: vec![1; to - from],
+                    positions: (from as u32..to as u32).collect(),
+                    features: first.then(|| features.clone()),
+                    image_rows: if first { whole.image_rows.clone() } else { vec![] },
+                };
+                let wanted: Vec<u32> = (0..(to - from) as u32).collect();
+                got.extend(model.extend(&device, &mut cache, &rows, &wanted).unwrap().to_f64().unwrap());
+            }
+            assert_eq!(got.len(), n * vocab);
+            assert_eq!(got, expected, "{dtype}");
+        }
+    }
+}
