@@ -179,9 +179,6 @@ pub trait Float:
     fn tanh(self) -> Self;
     /// The error function.
     fn erf(self) -> Self;
-    /// `self * a + b`, rounded once. A library call where the machine code has no such instruction, so hot loops
-    /// use it only on a path that has.
-    fn mul_add(self, a: Self, b: Self) -> Self;
     /// The larger of two; the other one if one is NaN.
     fn max(self, other: Self) -> Self;
     /// The smaller of two; the other one if one is NaN.
@@ -225,10 +222,6 @@ macro_rules! float {
             #[inline(always)]
             fn erf(self) -> Self {
                 $erf(self)
-            }
-            #[inline(always)]
-            fn mul_add(self, a: Self, b: Self) -> Self {
-                <$t>::mul_add(self, a, b)
             }
             #[inline(always)]
             fn max(self, other: Self) -> Self {

@@ -26,7 +26,7 @@
 //!
 //! Numerics: everything between qkv and out is in `T::Acc`; the scale is multiplied into q. Scratch per worker:
 //! tiles, whatever the length; in backward also dq of the heads that share one key head, in `T::Acc`, since every
-//! tile of keys adds to it. Cost: 4 flops per (query, key) pair, head and element forward, 10 backward.
+//! tile of keys adds to it: linear in the length, as dq itself. Cost: 4 flops per (query, key) pair, head and element forward, 10 backward.
 //! Errors: widths that do not fit the heads, a head_dim that is not a multiple of 8 up to 256, sequences that are
 //! not ascending from 0 to T or longer than `max_len`.
 

@@ -4,10 +4,10 @@
 //! Keys and values are transposed once per tile; here the scores lie queries down and keys across, since lse is
 //! known and nothing has to be reduced.
 
-use super::TILE;
-use super::block::{columns, for_blocks, multiply, rows};
+use super::block::{Lanes, Left, PAD, Rows, Transposed, for_blocks, load, multiply, store, transpose, zeros};
 use super::columns::{Columns, ColumnsMut};
 use super::forward::{Sees, widen};
+use super::{Kernel, TILE};
 use crate::dtype::{Float, Real};
 use crate::reduce::lane_sum;
 
@@ -40,136 +40,207 @@ pub struct Group<'a, T: Real> {
     pub dv: ColumnsMut<'a, T>,
 }
 
-/// Scratch in elements: tiles, and the dq of one group, which every tile of keys adds to.
+/// Scratch in elements: tiles, and for one group dq, which every tile of keys adds to, and delta.
 pub fn scratch(heads: usize, max_len: usize, tile: usize, d: usize) -> usize {
-    heads * max_len.next_multiple_of(8) * d
-        + 5 * tile * d
-        + 2 * QUERIES * d
+    let (len, width) = (max_len.next_multiple_of(PAD), d.next_multiple_of(PAD));
+    heads * len * (width + 1)
+        + (3 * width + 2 * d) * tile.next_multiple_of(PAD)
+        + 2 * QUERIES * width
         + 2 * QUERIES * TILE
-        + 2 * QUERIES
+        + QUERIES
 }
 
-/// Computes dq, dk and dv of `group`, which has `heads` heads of queries.
+/// One group with all it takes. `tile` is how many keys make a tile, a multiple of 8.
+pub struct Task<'a, T: Real> {
+    /// The group.
+    pub group: Group<'a, T>,
+    /// Heads of queries in it.
+    pub heads: usize,
+    /// Width of a head.
+    pub d: usize,
+    /// What scores are multiplied by.
+    pub scale: f64,
+    /// Keys of a tile.
+    pub tile: usize,
+    /// As [`scratch`] says, or more.
+    pub scratch: &'a mut [T::Acc],
+}
+
+impl<T: Real> Kernel<T::Acc> for Task<'_, T> {
+    #[inline(always)]
+    fn run<L: Lanes<Elem = T::Acc>, const M: usize, const TWO: bool>(self) {
+        backward::<T, L, M, TWO>(self)
+    }
+}
+
+/// Computes dq, dk and dv of one group.
 #[inline(always)]
-pub fn backward<T: Real, const FMA: bool, const M: usize, const N: usize>(
-    mut group: Group<T>,
-    heads: usize,
-    d: usize,
-    scale: f64,
-    tile: usize,
-    scratch: &mut [T::Acc],
-) {
+fn backward<T: Real, L: Lanes<Elem = T::Acc>, const M: usize, const TWO: bool>(task: Task<T>) {
+    let Task { mut group, heads, d, scale, tile, scratch } = task;
     let len = group.len;
-    let padded = len.next_multiple_of(8);
-    let scale = T::Acc::of(scale);
-    let (dq, scratch) = scratch.split_at_mut(heads * padded * d);
-    let (k, scratch) = scratch.split_at_mut(tile * d);
-    let (kt, scratch) = scratch.split_at_mut(tile * d);
-    let (vt, scratch) = scratch.split_at_mut(tile * d);
-    let (dk, scratch) = scratch.split_at_mut(tile * d);
-    let (dv, scratch) = scratch.split_at_mut(tile * d);
-    let (q, scratch) = scratch.split_at_mut(QUERIES * d);
-    let (dout, scratch) = scratch.split_at_mut(QUERIES * d);
+    let padded = len.next_multiple_of(PAD);
+    let width = d.next_multiple_of(PAD);
+    let across = tile.next_multiple_of(PAD);
+    let (dq, scratch) = scratch.split_at_mut(heads * padded * width);
+    let (k, scratch) = scratch.split_at_mut(across * width);
+    let (dk, scratch) = scratch.split_at_mut(across * width);
+    let (dv, scratch) = scratch.split_at_mut(across * width);
+    let (kt, scratch) = scratch.split_at_mut(d * across);
+    let (vt, scratch) = scratch.split_at_mut(d * across);
+    let (q, scratch) = scratch.split_at_mut(QUERIES * width);
+    let (dout, scratch) = scratch.split_at_mut(QUERIES * width);
     let (p, scratch) = scratch.split_at_mut(QUERIES * TILE);
     let (ds, scratch) = scratch.split_at_mut(QUERIES * TILE);
     let (lse, scratch) = scratch.split_at_mut(QUERIES);
-    let (delta, _) = scratch.split_at_mut(QUERIES);
+    let (delta, _) = scratch.split_at_mut(heads * padded);
+    let mut block = Scores { q, dout, lse, kt, vt, p, ds, d, width, across };
 
     dq.fill(T::Acc::ZERO);
+    delta.fill(T::Acc::ZERO);
+    for i in 0..len {
+        for head in 0..heads {
+            let (out, dout) = (group.out.skip(head * d).row(i, d), group.dout.skip(head * d).row(i, d));
+            delta[head * padded + i] = lane_sum([dout, out], |[dout, out]| dout.to_acc() * out.to_acc());
+        }
+    }
     for start in (0..len).step_by(tile) {
         let keys = tile.min(len - start);
-        let across = keys.next_multiple_of(8);
-        for j in 0..across {
-            if j < keys {
-                let (row, values) = (group.k.row(start + j, d), group.v.row(start + j, d));
-                widen(row, &mut k[j * d..][..d]);
-                for c in 0..d {
-                    kt[c * tile + j] = row[c].to_acc();
-                    vt[c * tile + j] = values[c].to_acc();
-                }
-            } else {
-                k[j * d..][..d].fill(T::Acc::ZERO);
-                for c in 0..d {
-                    kt[c * tile + j] = T::Acc::ZERO;
-                    vt[c * tile + j] = T::Acc::ZERO;
-                }
-            }
-        }
-        dk[..across * d].fill(T::Acc::ZERO);
-        dv[..across * d].fill(T::Acc::ZERO);
+        fill(k, group.k.from(start), keys, d, width);
+        fill(dv, group.v.from(start), keys, d, width);
+        transpose::<L>(k, (across, width), block.kt, (d, across));
+        transpose::<L>(dv, (across, width), block.vt, (d, across));
+        dk.fill(T::Acc::ZERO);
+        dv.fill(T::Acc::ZERO);
         for head in 0..heads {
-            let dq = &mut dq[head * padded * d..][..padded * d];
+            let dq = &mut dq[head * padded * width..][..padded * width];
+            let delta = &delta[head * padded..][..padded];
             // The first query that sees a key of this tile.
-            let begin = if group.sees.step == 1 { start / 8 * 8 } else { 0 };
+            let begin = if group.sees.step == 1 { start / PAD * PAD } else { 0 };
             for first in (begin..len).step_by(QUERIES) {
                 let count = QUERIES.min(len - first);
-                let down = count.next_multiple_of(8);
-                for i in 0..down {
-                    let (q, dout) = (&mut q[i * d..][..d], &mut dout[i * d..][..d]);
-                    if i < count {
-                        for (to, x) in q.iter_mut().zip(group.q.skip(head * d).row(first + i, d)) {
-                            *to = x.to_acc() * scale;
-                        }
-                        let dy = group.dout.skip(head * d).row(first + i, d);
-                        widen(dy, dout);
-                        let y = group.out.skip(head * d).row(first + i, d);
-                        delta[i] = lane_sum([dy, y], |[dy, y]| dy.to_acc() * y.to_acc());
-                        lse[i] = group.lse.skip(head).row(first + i, 1)[0];
-                    } else {
-                        q.fill(T::Acc::ZERO);
-                        dout.fill(T::Acc::ZERO);
-                        delta[i] = T::Acc::ZERO;
-                        lse[i] = -T::Acc::NEG_INFINITY; // so that every weight of a filler row is 0
+                block.take_queries(&group, head, first, count, T::Acc::of(scale));
+                for i in (0..count).step_by(M) {
+                    let mut seen = [0; M];
+                    for (r, n) in seen.iter_mut().enumerate() {
+                        *n = group.sees.of(first + i + r).saturating_sub(start).min(keys) as u32;
                     }
+                    block.compute::<L, M, TWO>(i, keys, &seen, &delta[first + i..]);
+                    let ds = Rows::<_, M>::new(&block.ds[i * TILE..], TILE, keys);
+                    add::<L, M, TWO>(&mut dq[(first + i) * width..], width, keys, &ds, k);
                 }
-                for i in (0..down).step_by(M) {
-                    let (p, ds) = (&mut p[i * TILE..][..M * TILE], &mut ds[i * TILE..][..M * TILE]);
-                    let (q, dout) = (rows::<_, M>(&q[i * d..], d, d), rows::<_, M>(&dout[i * d..], d, d));
-                    let (lse, delta) = (&lse[i..][..M], &delta[i..][..M]);
-                    let sees: [u32; M] = std::array::from_fn(|r| {
-                        group.sees.of(first + i + r).saturating_sub(start).min(keys) as u32
-                    });
-                    for_blocks!(j in 0..across, W <= N, {
-                        let mut s = [[T::Acc::ZERO; W]; M];
-                        let left = |c: usize| std::array::from_fn(|r| q[r][c]);
-                        multiply::<_, FMA, M, W>(&mut s, 0..d, left, &kt[j..], tile);
-                        for r in 0..M {
-                            let p = &mut p[r * TILE + j..][..W];
-                            for l in 0..W {
-                                let weight = (s[r][l] - lse[r]).exp();
-                                p[l] = if ((j + l) as u32) < sees[r] { weight } else { T::Acc::ZERO };
-                            }
-                        }
-                        let mut dp = [[T::Acc::ZERO; W]; M];
-                        let left = |c: usize| std::array::from_fn(|r| dout[r][c]);
-                        multiply::<_, FMA, M, W>(&mut dp, 0..d, left, &vt[j..], tile);
-                        for r in 0..M {
-                            let (p, ds) = (&p[r * TILE + j..][..W], &mut ds[r * TILE + j..][..W]);
-                            for l in 0..W {
-                                ds[l] = p[l] * (dp[r][l] - delta[r]);
-                            }
-                        }
-                    });
-                    let ds = rows::<_, M>(ds, TILE, keys);
-                    let left = |j: usize| std::array::from_fn(|r| ds[r][j]);
-                    add::<_, FMA, M, N>(&mut dq[(first + i) * d..], d, keys, left, k);
-                }
-                for j in (0..across).step_by(M) {
-                    add::<_, FMA, M, N>(&mut dv[j * d..], d, count, columns(&p[j..], TILE), dout);
-                    add::<_, FMA, M, N>(&mut dk[j * d..], d, count, columns(&ds[j..], TILE), q);
+                for j in (0..keys).step_by(M) {
+                    let (p, ds) = (&block.p[j..], &block.ds[j..]);
+                    let p = Transposed::<_, M> { a: p, stride: TILE };
+                    let ds = Transposed::<_, M> { a: ds, stride: TILE };
+                    add::<L, M, TWO>(&mut dv[j * width..], width, count, &p, block.dout);
+                    add::<L, M, TWO>(&mut dk[j * width..], width, count, &ds, block.q);
                 }
             }
         }
         for j in 0..keys {
-            narrow(&dk[j * d..][..d], T::Acc::ONE, group.dk.row(start + j));
-            narrow(&dv[j * d..][..d], T::Acc::ONE, group.dv.row(start + j));
+            narrow(&dk[j * width..][..d], T::Acc::ONE, group.dk.row(start + j));
+            narrow(&dv[j * width..][..d], T::Acc::ONE, group.dv.row(start + j));
         }
     }
     for i in 0..len {
         let row = group.dq.row(i);
         for head in 0..heads {
-            narrow(&dq[(head * padded + i) * d..][..d], scale, &mut row[head * d..][..d]);
+            let dq = &dq[(head * padded + i) * width..][..d];
+            narrow(dq, T::Acc::of(scale), &mut row[head * d..][..d]);
         }
+    }
+}
+
+/// One block of queries against one tile of keys.
+struct Scores<'a, A> {
+    /// Scaled queries, [QUERIES, width].
+    q: &'a mut [A],
+    /// Gradients of their results, [QUERIES, width].
+    dout: &'a mut [A],
+    /// [QUERIES], infinity for filler.
+    lse: &'a mut [A],
+    /// Transposed keys, [d, across].
+    kt: &'a mut [A],
+    /// Transposed values, [d, across].
+    vt: &'a mut [A],
+    /// Weights, [QUERIES, TILE].
+    p: &'a mut [A],
+    /// Gradients of the scores, [QUERIES, TILE].
+    ds: &'a mut [A],
+    d: usize,
+    width: usize,
+    across: usize,
+}
+
+impl<A: Float> Scores<'_, A> {
+    /// Takes a block of queries of one head, filled up to a multiple of [`PAD`] with such as weigh nothing.
+    #[inline(always)]
+    fn take_queries<T: Real<Acc = A>>(
+        &mut self,
+        group: &Group<T>,
+        head: usize,
+        first: usize,
+        count: usize,
+        scale: A,
+    ) {
+        let (d, width) = (self.d, self.width);
+        for i in 0..count.next_multiple_of(PAD) {
+            let (q, dout) = (&mut self.q[i * width..][..width], &mut self.dout[i * width..][..width]);
+            if i < count {
+                widen(group.q.skip(head * d).row(first + i, d), q);
+                for x in &mut q[..d] {
+                    *x *= scale;
+                }
+                widen(group.dout.skip(head * d).row(first + i, d), dout);
+                self.lse[i] = group.lse.skip(head).row(first + i, 1)[0];
+            } else {
+                q.fill(A::ZERO);
+                dout.fill(A::ZERO);
+                self.lse[i] = -A::NEG_INFINITY;
+            }
+        }
+    }
+
+    /// `p` and `ds` of the M queries from i on, of which query r sees the first `seen[r]` keys and `delta[r]` is its
+    /// D = <dout, out>.
+    #[inline(always)]
+    fn compute<L: Lanes<Elem = A>, const M: usize, const TWO: bool>(
+        &mut self,
+        i: usize,
+        keys: usize,
+        seen: &[u32; M],
+        delta: &[A],
+    ) {
+        let (d, width) = (self.d, self.width);
+        let (p, ds) = (&mut self.p[i * TILE..][..M * TILE], &mut self.ds[i * TILE..][..M * TILE]);
+        let q = Rows::<_, M>::new(&self.q[i * width..], width, d);
+        let dout = Rows::<_, M>::new(&self.dout[i * width..], width, d);
+        let filled = keys.next_multiple_of(PAD);
+        for_blocks!(j in 0..filled, C of L if TWO, {
+            let s = multiply::<L, M, C>(zeros::<L, M, C>(), d, &q, &self.kt[j..], self.across);
+            store(&s, &mut p[j..], TILE);
+            let dp = multiply::<L, M, C>(zeros::<L, M, C>(), d, &dout, &self.vt[j..], self.across);
+            store(&dp, &mut ds[j..], TILE);
+        });
+        for r in 0..M {
+            let (p, ds) = (&mut p[r * TILE..][..filled], &mut ds[r * TILE..][..filled]);
+            let (lse, delta) = (self.lse[i + r], delta[r]);
+            for j in 0..filled {
+                p[j] = (p[j] - lse).exp();
+            }
+            p[seen[r] as usize..].fill(A::ZERO);
+            for j in 0..filled {
+                ds[j] = p[j] * (ds[j] - delta);
+            }
+        }
+    }
+}
+
+/// The first `count` rows, `width` apart, and zeros below them.
+#[inline(always)]
+fn fill<T: Real>(to: &mut [T::Acc], from: Columns<T>, count: usize, d: usize, width: usize) {
+    for (i, row) in to.chunks_exact_mut(width).enumerate() {
+        if i < count { widen(from.row(i, d), row) } else { row.fill(T::Acc::ZERO) }
     }
 }
 
@@ -181,20 +252,17 @@ fn narrow<T: Real>(from: &[T::Acc], scale: T::Acc, to: &mut [T]) {
     }
 }
 
-/// `c += a b` for M rows of c, which are d wide; b has rows of d too.
+/// `c += a b` for M rows of c; rows of b and c are `width` apart.
 #[inline(always)]
-fn add<A: Float, const FMA: bool, const M: usize, const N: usize>(
-    c: &mut [A],
-    d: usize,
+fn add<L: Lanes, const M: usize, const TWO: bool>(
+    c: &mut [L::Elem],
+    width: usize,
     depth: usize,
-    a: impl Fn(usize) -> [A; M],
-    b: &[A],
+    a: &impl Left<L::Elem>,
+    b: &[L::Elem],
 ) {
-    for_blocks!(j in 0..d, W <= N, {
-        let mut acc: [[A; W]; M] = std::array::from_fn(|i| std::array::from_fn(|l| c[i * d + j + l]));
-        multiply::<A, FMA, M, W>(&mut acc, 0..depth, &a, &b[j..], d);
-        for i in 0..M {
-            c[i * d + j..][..W].copy_from_slice(&acc[i]);
-        }
+    for_blocks!(j in 0..width, C of L if TWO, {
+        let block = load::<L, M, C>(&c[j..], width);
+        store(&multiply::<L, M, C>(block, depth, a, &b[j..], width), &mut c[j..], width);
     });
 }

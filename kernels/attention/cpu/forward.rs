@@ -7,10 +7,13 @@
 //! What a query's result depends on: its own row, the keys it sees, and where tiles start, which is at the first
 //! key. A key it does not see is never multiplied into its output, and weighs exactly 0 in its sum.
 
-use super::TILE;
-use super::block::{columns, for_blocks, multiply, rows};
+use super::Kernel;
+use super::block::{Lanes, PAD, Rows, Transposed, for_blocks, load, multiply, store, transpose, zeros};
 use super::columns::{Columns, ColumnsMut};
 use crate::dtype::{Float, Real};
+
+/// The most queries across a panel: two registers of [`PAD`].
+const PANEL: usize = 2 * PAD;
 
 /// Some queries of one head.
 pub struct Queries<'a, T: Real> {
@@ -49,43 +52,60 @@ impl Sees {
 
 /// Scratch for blocks of at most `queries` queries, in elements.
 pub fn scratch(queries: usize, tile: usize, d: usize) -> usize {
-    let (queries, tile) = (queries.next_multiple_of(8), tile.next_multiple_of(8));
-    2 * queries * d + 2 * tile * d + 3 * queries
+    let (queries, width) = (queries.next_multiple_of(PAD), d.next_multiple_of(PAD));
+    2 * queries * width + 2 * tile * width + tile * PANEL + 2 * queries
 }
 
-/// Computes `out` and `lse` of `block`. `tile` is how many keys make a tile, a multiple of 8 up to [`TILE`].
+/// One block with all it takes. `tile` is how many keys make a tile, a multiple of 8.
+pub struct Task<'a, T: Real> {
+    /// The block.
+    pub queries: Queries<'a, T>,
+    /// Width of the head.
+    pub d: usize,
+    /// What scores are multiplied by.
+    pub scale: f64,
+    /// Keys of a tile.
+    pub tile: usize,
+    /// As [`scratch`] says, or more.
+    pub scratch: &'a mut [T::Acc],
+}
+
+impl<T: Real> Kernel<T::Acc> for Task<'_, T> {
+    #[inline(always)]
+    fn run<L: Lanes<Elem = T::Acc>, const M: usize, const TWO: bool>(self) {
+        forward::<T, L, M, TWO>(self)
+    }
+}
+
+/// Computes `out` and `lse` of one block.
 #[inline(always)]
-pub fn forward<T: Real, const FMA: bool, const M: usize, const N: usize>(
-    mut block: Queries<T>,
-    d: usize,
-    scale: f64,
-    tile: usize,
-    scratch: &mut [T::Acc],
-) {
+fn forward<T: Real, L: Lanes<Elem = T::Acc>, const M: usize, const TWO: bool>(task: Task<T>) {
+    let Task { queries: mut block, d, scale, tile, scratch } = task;
     let count = block.count;
-    let padded = count.next_multiple_of(8);
+    let padded = count.next_multiple_of(L::WIDTH);
+    let width = d.next_multiple_of(PAD);
     let (qt, scratch) = scratch.split_at_mut(padded * d);
-    let (out, scratch) = scratch.split_at_mut(padded * d);
+    let (out, scratch) = scratch.split_at_mut(padded * width);
     let (k, scratch) = scratch.split_at_mut(tile * d);
-    let (v, scratch) = scratch.split_at_mut(tile * d);
+    let (v, scratch) = scratch.split_at_mut(tile * width);
+    let (s, scratch) = scratch.split_at_mut(tile * PANEL);
     let (top, scratch) = scratch.split_at_mut(padded);
     let (sum, _) = scratch.split_at_mut(padded);
 
-    // Queries in panels [d, width], one panel per block of columns of the scores; the last is filled up with zeros.
+    // Queries in panels [d, across], one for each block of columns of the scores; the last is filled up with zeros.
     let scale = T::Acc::of(scale);
-    for_blocks!(first in 0..padded, W <= N, {
-        let panel = &mut qt[first * d..][..W * d];
-        for i in 0..W {
-            if first + i < count {
-                for (c, &x) in block.q.row(first + i, d).iter().enumerate() {
-                    panel[c * W + i] = x.to_acc() * scale;
-                }
-            } else {
-                for c in 0..d {
-                    panel[c * W + i] = T::Acc::ZERO;
-                }
-            }
+    for (i, row) in out.chunks_exact_mut(width).enumerate() {
+        if i < count {
+            widen(block.q.row(i, d), row);
+            row.iter_mut().for_each(|x| *x *= scale);
+        } else {
+            row.fill(T::Acc::ZERO);
         }
+    }
+    for_blocks!(first in 0..padded, C of L if TWO, {
+        let across = C * L::WIDTH;
+        let panel = &mut qt[first * d..][..across * d];
+        transpose::<L>(&out[first * width..], (across, width), panel, (d, across));
     });
     out.fill(T::Acc::ZERO);
     top.fill(T::Acc::NEG_INFINITY);
@@ -97,138 +117,158 @@ pub fn forward<T: Real, const FMA: bool, const M: usize, const N: usize>(
         let keys = tile.min(sees(count - 1) - start);
         for j in 0..keys {
             widen(block.k.row(start + j, d), &mut k[j * d..][..d]);
-            widen(block.v.row(start + j, d), &mut v[j * d..][..d]);
+            widen(block.v.row(start + j, d), &mut v[j * width..][..width]);
         }
         k[keys * d..keys.next_multiple_of(M) * d].fill(T::Acc::ZERO);
-        for_blocks!(first in 0..padded, W <= N, {
-            if sees(first + W - 1) > start {
-                let rows = std::array::from_fn::<u32, W, _>(|i| sees(first + i).saturating_sub(start).min(keys) as u32);
-                panel::<T::Acc, FMA, M, N, W>(
-                    &qt[first * d..],
-                    (k, v, keys),
-                    d,
-                    rows,
-                    W.min(count - first),
-                    &mut top[first..],
-                    &mut sum[first..],
-                    &mut out[first * d..],
-                );
+        for_blocks!(first in 0..padded, C of L if TWO, {
+            let across = C * L::WIDTH;
+            if sees(first + across - 1) > start {
+                let mut seen = [0; PANEL];
+                for (i, n) in seen[..across].iter_mut().enumerate() {
+                    *n = sees(first + i).saturating_sub(start).min(keys) as u32;
+                }
+                scores::<L, M, C>(&qt[first * d..], k, (keys, d), s);
+                let mut shrink = [T::Acc::ZERO; PANEL];
+                soften::<L, C>(s, &seen, keys, &mut top[first..], &mut sum[first..], &mut shrink);
+                let mut i = 0;
+                while i < across.min(count - first) {
+                    let (s, seen, shrink) = (&s[i..], &seen[i..], &shrink[i..]);
+                    let out = &mut out[(first + i) * width..];
+                    if count - first - i == 1 {
+                        weigh::<L, 1, TWO>(s, across, v, width, seen, shrink, out);
+                    } else {
+                        weigh::<L, M, TWO>(s, across, v, width, seen, shrink, out);
+                    }
+                    i += M;
+                }
             }
         });
     }
     for i in 0..count {
-        let (sum, top) = (sum[i], top[i]);
-        let inverse = T::Acc::ONE / sum;
-        for (y, &o) in block.out.row(i).iter_mut().zip(&out[i * d..][..d]) {
+        let inverse = T::Acc::ONE / sum[i];
+        for (y, &o) in block.out.row(i).iter_mut().zip(&out[i * width..][..d]) {
             *y = T::from_acc(o * inverse);
         }
         if let Some(lse) = &mut block.lse {
-            lse.row(i)[0] = top + sum.ln();
+            lse.row(i)[0] = top[i] + sum[i].ln();
         }
     }
 }
 
+/// `to = from`, filled up with zeros.
 #[inline(always)]
 pub fn widen<T: Real>(from: &[T], to: &mut [T::Acc]) {
+    let (to, filler) = to.split_at_mut(from.len());
     for (to, from) in to.iter_mut().zip(from) {
         *to = from.to_acc();
     }
+    filler.fill(T::Acc::ZERO);
 }
 
-/// One tile of keys against one panel of W queries, of which `real` are real; `sees[i]` keys of the tile are seen
-/// by query i.
+/// Scores [key, query] of one tile of keys and one panel of queries.
 #[inline(always)]
-#[allow(clippy::too_many_arguments)]
-fn panel<A: Float, const FMA: bool, const M: usize, const N: usize, const W: usize>(
-    qt: &[A],
-    (k, v, keys): (&[A], &[A], usize),
-    d: usize,
-    sees: [u32; W],
-    real: usize,
-    top: &mut [A],
-    sum: &mut [A],
-    out: &mut [A],
+fn scores<L: Lanes, const M: usize, const C: usize>(
+    qt: &[L::Elem],
+    k: &[L::Elem],
+    (keys, d): (usize, usize),
+    s: &mut [L::Elem],
 ) {
-    // Scores, then weights: [key, query].
-    let mut s = [[A::ZERO; W]; TILE];
+    let across = C * L::WIDTH;
     for j in (0..keys).step_by(M) {
-        let mut acc = [[A::ZERO; W]; M];
-        let k = rows::<A, M>(&k[j * d..], d, d);
-        multiply::<A, FMA, M, W>(&mut acc, 0..d, |c| std::array::from_fn(|j| k[j][c]), qt, W);
-        s[j..j + M].copy_from_slice(&acc);
+        let k = Rows::<_, M>::new(&k[j * d..], d, d);
+        let block = multiply::<L, M, C>(zeros::<L, M, C>(), d, &k, qt, across);
+        store(&block, &mut s[j * across..], across);
     }
-    let fewest = sees.iter().fold(keys as u32, |a, &b| a.min(b)) as usize;
-    for (j, s) in s.iter_mut().enumerate().take(keys).skip(fewest) {
-        for i in 0..W {
-            s[i] = if (j as u32) < sees[i] { s[i] } else { A::NEG_INFINITY };
+}
+
+/// Makes weights of scores, and corrects the running maximum and sum; `shrink` is what to multiply earlier weights
+/// by. Query i sees the first `seen[i]` keys of the tile.
+#[inline(always)]
+fn soften<L: Lanes, const C: usize>(
+    s: &mut [L::Elem],
+    seen: &[u32],
+    keys: usize,
+    top: &mut [L::Elem],
+    sum: &mut [L::Elem],
+    shrink: &mut [L::Elem],
+) {
+    let across = C * L::WIDTH;
+    let (seen, top, sum, shrink) =
+        (&seen[..across], &mut top[..across], &mut sum[..across], &mut shrink[..across]);
+    let s = &mut s[..keys * across];
+    let fewest = seen.iter().fold(keys as u32, |a, &b| a.min(b)) as usize;
+    for (j, s) in s.chunks_exact_mut(across).enumerate().skip(fewest) {
+        for i in 0..across {
+            s[i] = if (j as u32) < seen[i] { s[i] } else { L::Elem::NEG_INFINITY };
         }
     }
-    let old: [A; W] = std::array::from_fn(|i| top[i]);
-    let mut new = old;
-    for s in &s[..keys] {
-        for i in 0..W {
-            new[i] = if s[i] > new[i] { s[i] } else { new[i] };
-        }
-    }
-    let mut total = [A::ZERO; W];
-    for s in &mut s[..keys] {
-        for i in 0..W {
-            let weight = (s[i] - new[i]).exp();
-            s[i] = weight;
-            total[i] += weight;
+    let [mut new] = load::<L, 1, C>(top, across);
+    for s in s.chunks_exact(across) {
+        for c in 0..C {
+            new[c] = new[c].max(L::load(&s[c * L::WIDTH..]));
         }
     }
     // exp(-inf) is exactly 0 and exp(0) exactly 1: a query that sees nothing here keeps its bits.
-    let mut shrink = [A::ZERO; W];
-    for i in 0..W {
-        shrink[i] = (old[i] - new[i]).exp();
-        sum[i] = sum[i] * shrink[i] + total[i];
-        top[i] = new[i];
+    shrink.copy_from_slice(top);
+    store(&[new], top, across);
+    for i in 0..across {
+        shrink[i] = (shrink[i] - top[i]).exp();
     }
-    let s = s.as_flattened();
-    let mut i = 0;
-    while i < real {
-        if real - i == 1 {
-            weigh::<A, FMA, 1, N>(&s[i..], W, v, d, &sees[i..], &shrink[i..], &mut out[i * d..]);
-            i += 1;
-        } else {
-            weigh::<A, FMA, M, N>(&s[i..], W, v, d, &sees[i..], &shrink[i..], &mut out[i * d..]);
-            i += M;
+    for s in s.chunks_exact_mut(across) {
+        for i in 0..across {
+            s[i] = (s[i] - top[i]).exp();
+        }
+    }
+    let mut total = [L::zero(); C];
+    for s in s.chunks_exact(across) {
+        for c in 0..C {
+            total[c] = total[c].add(L::load(&s[c * L::WIDTH..]));
+        }
+    }
+    for c in 0..C {
+        let mut more = [L::Elem::ZERO; PAD];
+        total[c].store(&mut more);
+        for i in 0..L::WIDTH {
+            let i = c * L::WIDTH + i;
+            sum[i] = sum[i] * shrink[i] + more[i % L::WIDTH];
         }
     }
 }
 
 /// `out = shrink * out + weights v` for M queries; `weights` is [key, query] with rows of `stride`.
 #[inline(always)]
-fn weigh<A: Float, const FMA: bool, const M: usize, const N: usize>(
-    weights: &[A],
+fn weigh<L: Lanes, const M: usize, const TWO: bool>(
+    weights: &[L::Elem],
     stride: usize,
-    v: &[A],
-    d: usize,
-    sees: &[u32],
-    shrink: &[A],
-    out: &mut [A],
+    v: &[L::Elem],
+    width: usize,
+    seen: &[u32],
+    shrink: &[L::Elem],
+    out: &mut [L::Elem],
 ) {
-    let sees: [u32; M] = std::array::from_fn(|i| sees[i]);
-    let (fewest, most) = sees.iter().fold((u32::MAX, 0), |(a, b), &n| (a.min(n), b.max(n)));
-    for_blocks!(c in 0..d, W <= N, {
-        let mut acc: [[A; W]; M] =
-            std::array::from_fn(|i| std::array::from_fn(|j| out[i * d + c + j] * shrink[i]));
-        multiply::<A, FMA, M, W>(&mut acc, 0..fewest as usize, columns(weights, stride), &v[c..], d);
+    let (seen, shrink) = (&seen[..M], &shrink[..M]);
+    let (fewest, most) = seen.iter().fold((u32::MAX, 0), |(a, b), &n| (a.min(n), b.max(n)));
+    let left = Transposed::<_, M> { a: weights, stride };
+    for_blocks!(c in 0..width, C of L if TWO, {
+        let mut block = load::<L, M, C>(&out[c..], width);
+        for i in 0..M {
+            for c in 0..C {
+                block[i][c] = block[i][c].times(shrink[i]);
+            }
+        }
+        let mut block = multiply::<L, M, C>(block, fewest as usize, &left, &v[c..], width);
         // Keys that only some of these queries see.
         for k in fewest..most {
-            let row = &v[k as usize * d + c..][..W];
+            let row = &v[k as usize * width + c..][..C * L::WIDTH];
             for i in 0..M {
-                if k < sees[i] {
+                if k < seen[i] {
                     let weight = weights[k as usize * stride + i];
-                    for j in 0..W {
-                        acc[i][j] = super::block::madd::<A, FMA>(weight, row[j], acc[i][j]);
+                    for c in 0..C {
+                        block[i][c] = L::load(&row[c * L::WIDTH..]).madd(weight, block[i][c]);
                     }
                 }
             }
         }
-        for i in 0..M {
-            out[i * d + c..][..W].copy_from_slice(&acc[i]);
-        }
+        store(&block, &mut out[c..], width);
     });
 }

@@ -10,9 +10,10 @@ mod columns;
 mod forward;
 
 use super::Layout;
-use crate::dtype::Real;
+use crate::dtype::{Float, Real};
 use crate::simd::{Path, vectorize};
 use backward::Group;
+use block::{Lanes, Portable};
 use columns::{Columns, ColumnsMut};
 use forward::{Queries, Sees};
 use rayon::prelude::*;
@@ -78,31 +79,53 @@ fn work<U: Send, A: Real>(
     });
 }
 
-/// Runs `$f` for type `$T` on the chosen path with its block of registers: FMA, rows, columns.
-macro_rules! on_path {
-    ($f:ident::<$T:ident>($($arg:expr),*)) => {
-        match Path::current() {
-            Path::Avx512 => vectorize(#[inline(always)] || $f::$f::<$T, true, 8, 32>($($arg),*)),
-            Path::Portable => $f::$f::<$T, false, 4, 8>($($arg),*),
-        }
-    };
+/// Work that is written for any [`Lanes`].
+pub trait Kernel<A> {
+    /// Does it, in blocks of M rows and, if `TWO`, up to two registers.
+    fn run<L: Lanes<Elem = A>, const M: usize, const TWO: bool>(self);
 }
 
-fn run_queries<T: Real>(
+/// A type that attention is computed in.
+pub trait OnPath: Float {
+    /// Runs `kernel` with the registers of the chosen path.
+    fn on_path(kernel: impl Kernel<Self>);
+}
+
+impl OnPath for f32 {
+    fn on_path(kernel: impl Kernel<f32>) {
+        match Path::current() {
+            // 16 of the 32 registers hold the block.
+            #[cfg(target_arch = "x86_64")]
+            Path::Avx512 => vectorize(
+                #[inline(always)]
+                || kernel.run::<block::Zmm, 8, true>(),
+            ),
+            _ => kernel.run::<Portable<f32>, 4, false>(),
+        }
+    }
+}
+
+impl OnPath for f64 {
+    fn on_path(kernel: impl Kernel<f64>) {
+        kernel.run::<Portable<f64>, 4, false>()
+    }
+}
+
+fn run_queries<T: Real<Acc: OnPath>>(
     layout: Layout,
     scale: f64,
     tiles: Tiles,
     units: Vec<Queries<T>>,
     (scratch, workers): (&mut [T::Acc], usize),
 ) {
-    work(units, scratch, workers, |unit, scratch| {
-        on_path!(forward::<T>(unit, layout.head_dim, scale, tiles.keys, scratch))
+    work(units, scratch, workers, |queries, scratch| {
+        T::Acc::on_path(forward::Task { queries, d: layout.head_dim, scale, tile: tiles.keys, scratch })
     });
 }
 
 /// Packed sequences against themselves.
 #[allow(clippy::too_many_arguments)]
-pub fn forward<T: Real>(
+pub fn forward<T: Real<Acc: OnPath>>(
     layout: Layout,
     causal: bool,
     scale: f64,
@@ -148,7 +171,7 @@ pub fn forward<T: Real>(
 
 /// Rows of q against a cache: row i sees keys `0..=positions[i]` of `slots[i]`.
 #[allow(clippy::too_many_arguments)]
-pub fn cached<T: Real>(
+pub fn cached<T: Real<Acc: OnPath>>(
     layout: Layout,
     scale: f64,
     qkv: &[T],
@@ -190,7 +213,7 @@ pub fn cached<T: Real>(
 
 /// dq, dk and dv of packed sequences, in one packed buffer.
 #[allow(clippy::too_many_arguments)]
-pub fn backward<T: Real>(
+pub fn backward<T: Real<Acc: OnPath>>(
     layout: Layout,
     causal: bool,
     scale: f64,
@@ -227,7 +250,7 @@ pub fn backward<T: Real>(
             });
         }
     }
-    work(units, scratch, workers, |unit, scratch| {
-        on_path!(backward::<T>(unit, group, d, scale, tiles.keys, scratch))
+    work(units, scratch, workers, |group, scratch| {
+        T::Acc::on_path(backward::Task { group, heads: layout.group(), d, scale, tile: tiles.keys, scratch })
     });
 }
