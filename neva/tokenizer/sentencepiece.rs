@@ -328,11 +328,9 @@ impl SentencePiece {
             if space && after_space && self.remove_extra_whitespaces {
                 continue;
             }
-            if normal.is_empty() {
-                if self.add_dummy_prefix && segment.start == 0 {
-                    normal.push(SPACE);
-                    origins.push(segment.start);
-                }
+            if normal.is_empty() && self.add_dummy_prefix && segment.start == 0 {
+                normal.push(SPACE);
+                origins.push(segment.start);
             }
             normal.push(if space { SPACE } else { character });
             origins.push(segment.start + offset);
