@@ -1,6 +1,7 @@
 //! Attention of new rows to a cache of keys and values, for generation.
 
-use super::{Layout, cpu};
+use super::Layout;
+use super::cpu::{self, Tiles};
 use crate::check::{Case, Entry, Input};
 use crate::op::{Cost, Forward, Made, Op, Run, Shapes, check, take};
 use crate::{DType, Result, Spec, on_cpu};
@@ -78,12 +79,13 @@ impl Op for CachedAttention {
         }
         let mut out = io.output(0)?;
         let layout = self.layout();
-        let shape = cpu::forward_scratch(layout, qkv.dims()[0], self.max_len, cpu::Tiles::BEST);
+        let setting = cpu::Setting { layout, causal: true, scale: self.scale, tiles: Tiles::BEST };
+        let shape = cpu::forward_scratch(layout, qkv.dims()[0], self.max_len, setting.tiles);
         let mut scratch = io.temp(Spec::new(qkv.dtype().acc(), shape))?;
         on_cpu!(io.device(), self.name(), qkv.dtype(), T => {
+            let cache = cpu::Cache { rows: cache.slice::<T>(), capacity };
             let scratch = (scratch.slice_mut(), shape[0]);
-            let (qkv, cache) = (qkv.slice::<T>(), cache.slice());
-            cpu::cached(layout, self.scale, qkv, cache, capacity, slots, positions, out.slice_mut(), scratch)
+            cpu::cached(setting, qkv.slice(), cache, (slots, positions), out.slice_mut(), scratch)
         });
         Ok(Made::outs([out]))
     }

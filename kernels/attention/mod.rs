@@ -122,6 +122,10 @@ impl Attention {
         Layout { heads: self.heads, kv_heads: self.kv_heads, head_dim: self.head_dim }
     }
 
+    fn setting(&self, tiles: Tiles) -> cpu::Setting {
+        cpu::Setting { layout: self.layout(), causal: self.causal, scale: self.scale, tiles }
+    }
+
     /// Checks the contents of `sequences`, which `infer` cannot see. On a plan there are none.
     fn check_sequences(&self, sequences: &Buffer, tokens: usize) -> Result<()> {
         let sequences = sequences.slice::<u32>();
@@ -149,10 +153,10 @@ impl Attention {
         let shape = cpu::forward_scratch(layout, sequences.dims()[0] - 1, self.max_len, tiles);
         let mut scratch = io.temp(Spec::new(qkv.dtype().acc(), shape))?;
         on_cpu!(io.device(), Self::NAME, qkv.dtype(), T => {
+            let (qkv, sequences) = (qkv.slice::<T>(), sequences.slice());
             let lse = lse.as_mut().map(|lse| lse.slice_mut());
             let scratch = (scratch.slice_mut(), shape[0]);
-            let (qkv, sequences) = (qkv.slice::<T>(), sequences.slice());
-            cpu::forward(layout, self.causal, self.scale, tiles, qkv, sequences, out.slice_mut(), lse, scratch)
+            cpu::forward(self.setting(tiles), qkv, sequences, out.slice_mut(), lse, scratch)
         });
         Ok(Made::with_stats([out], [lse]))
     }
@@ -164,10 +168,10 @@ impl Attention {
         let shape = cpu::backward_scratch(layout, sequences.dims()[0] - 1, self.max_len, tiles);
         let mut scratch = io.temp(Spec::new(lse.dtype(), shape))?;
         on_cpu!(io.device(), Self::NAME, qkv.dtype(), T => {
+            let (qkv, out) = (qkv.slice::<T>(), out.slice());
+            let kept = cpu::Kept { qkv, sequences: sequences.slice(), out, lse: lse.slice() };
             let scratch = (scratch.slice_mut(), shape[0]);
-            let kept = (qkv.slice::<T>(), sequences.slice(), out.slice(), lse.slice());
-            let dout = io.dy().slice();
-            cpu::backward(layout, self.causal, self.scale, tiles, kept, dout, dqkv.slice_mut(), scratch)
+            cpu::backward(self.setting(tiles), kept, io.dy().slice(), dqkv.slice_mut(), scratch)
         });
         io.give(0, dqkv)
     }

@@ -225,12 +225,12 @@ impl<A: Float> Scores<'_, A> {
         for r in 0..M {
             let (p, ds) = (&mut p[r * TILE..][..filled], &mut ds[r * TILE..][..filled]);
             let (lse, delta) = (self.lse[i + r], delta[r]);
-            for j in 0..filled {
-                p[j] = (p[j] - lse).exp();
+            for p in p.iter_mut() {
+                *p = (*p - lse).exp();
             }
             p[seen[r] as usize..].fill(A::ZERO);
-            for j in 0..filled {
-                ds[j] = p[j] * (ds[j] - delta);
+            for (ds, &p) in ds.iter_mut().zip(p.iter()) {
+                *ds = p * (*ds - delta);
             }
         }
     }

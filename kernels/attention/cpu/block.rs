@@ -84,7 +84,7 @@ impl<A: Float> Lanes for Portable<A> {
     }
     #[inline(always)]
     fn interleave(self, other: Self) -> (Self, Self) {
-        let pick = |i: usize| if i % 2 == 0 { self.0[i / 2] } else { other.0[i / 2] };
+        let pick = |i: usize| if i.is_multiple_of(2) { self.0[i / 2] } else { other.0[i / 2] };
         (self.each(|i, _| pick(i)), self.each(|i, _| pick(8 + i)))
     }
 }
@@ -255,10 +255,10 @@ pub fn multiply<L: Lanes, const M: usize, const C: usize>(
         for c in 0..C {
             right[c] = L::load(&row[c * L::WIDTH..]);
         }
-        for i in 0..M {
+        for (i, sums) in block.iter_mut().enumerate() {
             let a = a(i);
-            for c in 0..C {
-                block[i][c] = right[c].madd(a, block[i][c]);
+            for (sum, right) in sums.iter_mut().zip(right) {
+                *sum = right.madd(a, *sum);
             }
         }
     }

@@ -204,8 +204,8 @@ fn soften<L: Lanes, const C: usize>(
     }
     let [mut new] = load::<L, 1, C>(top, across);
     for s in s.chunks_exact(across) {
-        for c in 0..C {
-            new[c] = new[c].max(L::load(&s[c * L::WIDTH..]));
+        for (c, new) in new.iter_mut().enumerate() {
+            *new = new.max(L::load(&s[c * L::WIDTH..]));
         }
     }
     // exp(-inf) is exactly 0 and exp(0) exactly 1: a query that sees nothing here keeps its bits.
@@ -221,17 +221,17 @@ fn soften<L: Lanes, const C: usize>(
     }
     let mut total = [L::zero(); C];
     for s in s.chunks_exact(across) {
-        for c in 0..C {
-            total[c] = total[c].add(L::load(&s[c * L::WIDTH..]));
+        for (c, total) in total.iter_mut().enumerate() {
+            *total = total.add(L::load(&s[c * L::WIDTH..]));
         }
     }
-    for c in 0..C {
-        let mut more = [L::Elem::ZERO; PAD];
-        total[c].store(&mut more);
-        for i in 0..L::WIDTH {
-            let i = c * L::WIDTH + i;
-            sum[i] = sum[i] * shrink[i] + more[i % L::WIDTH];
+    for (c, total) in total.iter().enumerate() {
+        let at = c * L::WIDTH;
+        let mut earlier = [L::Elem::ZERO; PAD];
+        for (to, (sum, shrink)) in earlier.iter_mut().zip(sum[at..].iter().zip(&shrink[at..])) {
+            *to = *sum * *shrink;
         }
+        L::load(&earlier).add(*total).store(&mut sum[at..]);
     }
 }
 
@@ -251,20 +251,18 @@ fn weigh<L: Lanes, const M: usize, const TWO: bool>(
     let left = Transposed::<_, M> { a: weights, stride };
     for_blocks!(c in 0..width, C of L if TWO, {
         let mut block = load::<L, M, C>(&out[c..], width);
-        for i in 0..M {
-            for c in 0..C {
-                block[i][c] = block[i][c].times(shrink[i]);
-            }
+        for (row, &shrink) in block.iter_mut().zip(shrink) {
+            *row = row.map(|lanes| lanes.times(shrink));
         }
         let mut block = multiply::<L, M, C>(block, fewest as usize, &left, &v[c..], width);
         // Keys that only some of these queries see.
         for k in fewest..most {
             let row = &v[k as usize * width + c..][..C * L::WIDTH];
-            for i in 0..M {
-                if k < seen[i] {
-                    let weight = weights[k as usize * stride + i];
-                    for c in 0..C {
-                        block[i][c] = L::load(&row[c * L::WIDTH..]).madd(weight, block[i][c]);
+            let weights = &weights[k as usize * stride..][..M];
+            for ((sums, &seen), &weight) in block.iter_mut().zip(seen).zip(weights) {
+                if k < seen {
+                    for (c, sum) in sums.iter_mut().enumerate() {
+                        *sum = L::load(&row[c * L::WIDTH..]).madd(weight, *sum);
                     }
                 }
             }

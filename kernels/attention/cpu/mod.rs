@@ -63,12 +63,7 @@ fn workers(units: usize) -> usize {
 }
 
 /// Takes units from the end until none is left, one at a time per worker.
-fn work<U: Send, A: Real>(
-    units: Vec<U>,
-    scratch: &mut [A],
-    workers: usize,
-    run: impl Fn(U, &mut [A]) + Sync,
-) {
+fn work<U: Send, A: Real>(units: Vec<U>, (scratch, workers): Scratch<A>, run: impl Fn(U, &mut [A]) + Sync) {
     let each = scratch.len() / workers;
     let units = Mutex::new(units);
     let next = || units.lock().unwrap_or_else(|e| e.into_inner()).pop();
@@ -111,31 +106,59 @@ impl OnPath for f64 {
     }
 }
 
-fn run_queries<T: Real<Acc: OnPath>>(
-    layout: Layout,
-    scale: f64,
-    tiles: Tiles,
-    units: Vec<Queries<T>>,
-    (scratch, workers): (&mut [T::Acc], usize),
-) {
-    work(units, scratch, workers, |queries, scratch| {
+/// What to compute, apart from the data.
+#[derive(Debug, Clone, Copy)]
+pub struct Setting {
+    /// How heads lie in a row.
+    pub layout: Layout,
+    /// Whether a token sees only itself and what is before it.
+    pub causal: bool,
+    /// What scores are multiplied by.
+    pub scale: f64,
+    /// How it is cut up.
+    pub tiles: Tiles,
+}
+
+/// What forward kept for backward, and the sequences.
+pub struct Kept<'a, T: Real> {
+    /// As in [`forward`].
+    pub qkv: &'a [T],
+    /// As in [`forward`].
+    pub sequences: &'a [u32],
+    /// As in [`forward`].
+    pub out: &'a [T],
+    /// As in [`forward`].
+    pub lse: &'a [T::Acc],
+}
+
+/// Keys and values of earlier rows.
+pub struct Cache<'a, T> {
+    /// [slots, capacity, k and v heads].
+    pub rows: &'a [T],
+    /// Rows of a slot.
+    pub capacity: usize,
+}
+
+/// Scratch of some workers, side by side.
+pub type Scratch<'a, A> = (&'a mut [A], usize);
+
+fn run_queries<T: Real<Acc: OnPath>>(setting: Setting, units: Vec<Queries<T>>, scratch: Scratch<T::Acc>) {
+    let Setting { layout, scale, tiles, .. } = setting;
+    work(units, scratch, |queries, scratch| {
         T::Acc::on_path(forward::Task { queries, d: layout.head_dim, scale, tile: tiles.keys, scratch })
     });
 }
 
 /// Packed sequences against themselves.
-#[allow(clippy::too_many_arguments)]
 pub fn forward<T: Real<Acc: OnPath>>(
-    layout: Layout,
-    causal: bool,
-    scale: f64,
-    tiles: Tiles,
+    setting: Setting,
     qkv: &[T],
     sequences: &[u32],
     out: &mut [T],
     lse: Option<&mut [T::Acc]>,
-    scratch: (&mut [T::Acc], usize),
+    scratch: Scratch<T::Acc>,
 ) {
+    let Setting { layout, causal, tiles, .. } = setting;
     let mut units = vec![];
     let mut out = ColumnsMut::new(out, layout.q_width());
     let mut lse = lse.map(|lse| ColumnsMut::new(lse, layout.heads));
@@ -166,23 +189,19 @@ pub fn forward<T: Real<Acc: OnPath>>(
             }
         }
     }
-    run_queries(layout, scale, tiles, units, scratch);
+    run_queries(setting, units, scratch);
 }
 
 /// Rows of q against a cache: row i sees keys `0..=positions[i]` of `slots[i]`.
-#[allow(clippy::too_many_arguments)]
 pub fn cached<T: Real<Acc: OnPath>>(
-    layout: Layout,
-    scale: f64,
+    setting: Setting,
     qkv: &[T],
-    cache: &[T],
-    capacity: usize,
-    slots: &[u32],
-    positions: &[u32],
+    cache: Cache<T>,
+    (slots, positions): (&[u32], &[u32]),
     out: &mut [T],
-    scratch: (&mut [T::Acc], usize),
+    scratch: Scratch<T::Acc>,
 ) {
-    let tiles = Tiles::BEST;
+    let Setting { layout, tiles, .. } = setting;
     let mut units = vec![];
     let mut out = ColumnsMut::new(out, layout.q_width());
     let mut first = 0;
@@ -194,8 +213,9 @@ pub fn cached<T: Real<Acc: OnPath>>(
         let count = (first..slots.len().min(first + tiles.queries)).take_while(|&i| follows(i)).count();
         let mut rows = out.cut_rows(count);
         for head in 0..layout.heads {
-            let row = slots[first] as usize * capacity;
-            let at = |column: usize| Columns::new(cache, layout.kv_width(), row, column - layout.q_width());
+            let row = slots[first] as usize * cache.capacity;
+            let at =
+                |column: usize| Columns::new(cache.rows, layout.kv_width(), row, column - layout.q_width());
             units.push(Queries {
                 q: Columns::new(qkv, layout.width(), first, layout.q(head)),
                 k: at(layout.k(head / layout.group())),
@@ -208,21 +228,19 @@ pub fn cached<T: Real<Acc: OnPath>>(
         }
         first += count;
     }
-    run_queries(layout, scale, tiles, units, scratch);
+    run_queries(setting, units, scratch);
 }
 
 /// dq, dk and dv of packed sequences, in one packed buffer.
-#[allow(clippy::too_many_arguments)]
 pub fn backward<T: Real<Acc: OnPath>>(
-    layout: Layout,
-    causal: bool,
-    scale: f64,
-    tiles: Tiles,
-    (qkv, sequences, out, lse): (&[T], &[u32], &[T], &[T::Acc]),
+    setting: Setting,
+    kept: Kept<T>,
     dout: &[T],
     dqkv: &mut [T],
-    (scratch, workers): (&mut [T::Acc], usize),
+    scratch: Scratch<T::Acc>,
 ) {
+    let Setting { layout, causal, scale, tiles } = setting;
+    let Kept { qkv, sequences, out, lse } = kept;
     let mut units = vec![];
     let mut rest = ColumnsMut::new(dqkv, layout.width());
     let (group, d) = (layout.group(), layout.head_dim);
@@ -250,7 +268,7 @@ pub fn backward<T: Real<Acc: OnPath>>(
             });
         }
     }
-    work(units, scratch, workers, |group, scratch| {
+    work(units, scratch, |group, scratch| {
         T::Acc::on_path(backward::Task { group, heads: layout.group(), d, scale, tile: tiles.keys, scratch })
     });
 }
