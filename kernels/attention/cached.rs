@@ -12,8 +12,8 @@ use crate::{DType, Result, Spec, on_cpu};
 /// |---|---|---|
 /// | qkv | [T, (heads + 2 kv_heads) head_dim], of which only the q part is read | T |
 /// | cache | [slots, capacity, 2 kv_heads head_dim]: a row is all k heads, all v heads | T |
-/// | slots | [T]: the slot of each row | u32 |
-/// | positions | [T]: the row sees keys `0..=position` of its slot | u32 |
+/// | slots | `[T]`: the slot of each row | u32 |
+/// | positions | `[T]`: the row sees keys `0..=position` of its slot | u32 |
 /// | out | [T, heads head_dim] | T |
 ///
 /// The result has the bits that [`Attention`](super::Attention) gives for the same row in its whole sequence. Rows

@@ -5,7 +5,7 @@
 //! |---|---|---|
 //! | cache | [slots, capacity, 2 kv_heads head_dim]: a row is all k heads, all v heads | T |
 //! | qkv | [T, q width + 2 kv_heads head_dim]: k and v are the last columns of a row | T |
-//! | rows | [T]: slot * capacity + position, where each row goes | u32 |
+//! | rows | `[T]`: slot * capacity + position, where each row goes | u32 |
 //! | result | the cache, updated | T |
 //!
 //! The bits are copied as they are. Where two rows have one place, the later wins. Cost: no flops, one read and one
