@@ -50,29 +50,35 @@ pub fn update<T: Real>(
     let state = master.par_chunks_mut(GRAIN).zip(grad.par_chunks(GRAIN));
     let state = state.zip(m.par_chunks_mut(GRAIN)).zip(v.par_chunks_mut(GRAIN));
     match weight {
-        None => state.for_each(|(((master, grad), m), v)| chunk(step, master, grad, m, v)),
+        None => state.for_each(|(((master, grad), m), v)| {
+            vectorize(
+                #[inline(always)]
+                || chunk(step, master, grad, m, v),
+            )
+        }),
         Some(weight) => {
             state.zip(weight.par_chunks_mut(GRAIN)).for_each(|((((master, grad), m), v), weight)| {
-                chunk(step, master, grad, m, v);
-                // The chunk of the master is in cache still.
-                for (w, x) in weight.iter_mut().zip(master) {
-                    *w = T::from_acc(*x);
-                }
+                vectorize(
+                    #[inline(always)]
+                    || {
+                        chunk(step, master, grad, m, v);
+                        // The chunk of the master is in cache still.
+                        for (w, x) in weight.iter_mut().zip(master) {
+                            *w = T::from_acc(*x);
+                        }
+                    },
+                )
             })
         }
     }
 }
 
+#[inline(always)]
 fn chunk<A: Float>(step: &Step<A>, master: &mut [A], grad: &[A], m: &mut [A], v: &mut [A]) {
-    vectorize(
-        #[inline(always)]
-        || {
-            for (((x, g), m), v) in master.iter_mut().zip(grad).zip(m).zip(v) {
-                let g = *g * step.clip;
-                *m = step.beta1 * *m + step.rest[0] * g;
-                *v = step.beta2 * *v + step.rest[1] * g * g;
-                *x = *x * step.keep - step.rate * *m / (v.sqrt() / step.correction + step.eps);
-            }
-        },
-    )
+    for (((x, g), m), v) in master.iter_mut().zip(grad).zip(m).zip(v) {
+        let g = *g * step.clip;
+        *m = step.beta1 * *m + step.rest[0] * g;
+        *v = step.beta2 * *v + step.rest[1] * g * g;
+        *x = *x * step.keep - step.rate * *m / (v.sqrt() / step.correction + step.eps);
+    }
 }

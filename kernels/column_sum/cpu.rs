@@ -1,7 +1,8 @@
 //! Column sums on the CPU.
 
 use crate::dtype::Real;
-use crate::reduce::{rows_per_task, sum_rows};
+use crate::reduce::{elements_per_task, sum_rows};
+use crate::simd::vectorize;
 use rayon::prelude::*;
 
 /// `y = sum of x's rows`.
@@ -23,9 +24,16 @@ pub fn forward<T: Real>(x: &[T], partial: &mut [T::Acc], y: &mut [T::Acc]) {
 /// `dx[i] = dy` for every row i.
 pub fn broadcast<T: Real>(dy: &[T::Acc], dx: &mut [T]) {
     let width = dy.len().max(1);
-    dx.par_chunks_mut(width).with_min_len(rows_per_task(width)).for_each(|dx| {
-        for (d, g) in dx.iter_mut().zip(dy) {
-            *d = T::from_acc(*g);
-        }
+    dx.par_chunks_mut(elements_per_task(width)).for_each(|dx| {
+        vectorize(
+            #[inline(always)]
+            || {
+                for dx in dx.chunks_exact_mut(width) {
+                    for (d, g) in dx.iter_mut().zip(dy) {
+                        *d = T::from_acc(*g);
+                    }
+                }
+            },
+        )
     });
 }
