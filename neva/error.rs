@@ -37,6 +37,14 @@ pub enum Error {
         /// What is wrong and what was expected; names the tensor.
         message: String,
     },
+    /// A file of records as a whole.
+    #[error("{}: {message}", path.display())]
+    DataFile {
+        /// The JSON file.
+        path: PathBuf,
+        /// What is wrong and what was expected, with the line where one is known.
+        message: String,
+    },
     /// A record of a data set.
     #[error("{}: record {record}: {message}", path.display())]
     Data {

@@ -77,11 +77,23 @@ impl Preprocess {
     /// [`Error::Usage`] as of [`Preprocess::fit`].
     pub fn apply(&self, image: &Image) -> Result<Vec<f32>> {
         let fitted = self.fit(image)?;
-        let mut values = Vec::with_capacity(fitted.rgb.len());
-        for (channel, table) in self.tables().iter().enumerate() {
-            values.extend(fitted.rgb.iter().skip(channel).step_by(3).map(|&sample| table[sample as usize]));
-        }
+        let mut values = vec![0.0; fitted.rgb.len()];
+        self.normalise(&fitted.rgb, &mut values);
         Ok(values)
+    }
+
+    /// From the bytes of [`Preprocess::fit`], red, green and blue side by side, to the tower's input, channels first.
+    ///
+    /// # Panics
+    /// When `values` is not as long as `rgb`.
+    pub fn normalise(&self, rgb: &[u8], values: &mut [f32]) {
+        assert_eq!(rgb.len(), values.len(), "each sample becomes one value");
+        let channels = values.chunks_exact_mut((rgb.len() / 3).max(1));
+        for (channel, (table, values)) in self.tables().iter().zip(channels).enumerate() {
+            for (value, &sample) in values.iter_mut().zip(rgb.iter().skip(channel).step_by(3)) {
+                *value = table[sample as usize];
+            }
+        }
     }
 
     /// The `size` x `size` pixels that the tower sees, before normalisation.

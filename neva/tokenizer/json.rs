@@ -447,14 +447,17 @@ impl Json {
         self.literals[0].insert(text, id);
     }
 
-    /// Encodes `text`.
-    pub(super) fn encode(&self, vocabulary: &Vocabulary, text: &str) -> Vec<Piece> {
+    /// Encodes `text[part]`.
+    pub(super) fn encode(&self, vocabulary: &Vocabulary, text: &str, part: Range<usize>) -> Vec<Piece> {
         let mut pieces = Vec::new();
         let mut word = Word::default();
-        self.between(&self.literals[0], text, 0..text.len(), &mut pieces, &mut |range, pieces| {
+        // What goes on in the middle of a text gets no space before it, whatever the file says about beginnings.
+        let goes_on = |range: &Range<usize>| part.start > 0 && range.start == part.start;
+        self.between(&self.literals[0], text, part.clone(), &mut pieces, &mut |range, pieces| {
             self.between(&self.literals[1], text, range, pieces, &mut |range, pieces| {
                 if !range.is_empty() {
-                    self.encode_segment(vocabulary, text, range, &mut word, pieces);
+                    let may_prefix = !goes_on(&range);
+                    self.encode_segment(vocabulary, text, range, may_prefix, &mut word, pieces);
                 }
             });
         });
@@ -491,19 +494,20 @@ impl Json {
         rest(done..range.end, pieces);
     }
 
-    /// Encodes `text[segment]`, not empty, which holds no added token.
+    /// Encodes `text[segment]`, not empty, which holds no added token. Only if `may_prefix` is a space put before it.
     fn encode_segment(
         &self,
         vocabulary: &Vocabulary,
         text: &str,
         segment: Range<usize>,
+        may_prefix: bool,
         word: &mut Word,
         pieces: &mut Vec<Piece>,
     ) {
         let here = &text[segment.clone()];
         match &self.text {
             Text::Bytes { splits, add_prefix_space, pieces: bytes } => {
-                let prefix = usize::from(*add_prefix_space && !here.starts_with(' '));
+                let prefix = usize::from(may_prefix && *add_prefix_space && !here.starts_with(' '));
                 let normal = format!("{}{here}", &" "[..prefix]);
                 words(splits, &normal, 0..normal.len(), &mut |range| {
                     let origin = |at: usize| segment.start + at.saturating_sub(prefix);
@@ -533,7 +537,7 @@ impl Json {
                 let start = segment.start;
                 let characters =
                     here.char_indices().map(|(at, c)| (start + at..start + at + c.len_utf8(), c));
-                let prefix = prefixed.then_some((start..start, ' '));
+                let prefix = (prefixed && may_prefix).then_some((start..start, ' '));
                 for (span, character) in prefix.into_iter().chain(characters) {
                     let character = if character == ' ' { SPACE } else { character };
                     if character == SPACE && *split {

@@ -221,9 +221,20 @@ impl Tokenizer {
 
     /// The tokens of `text` in order, without a beginning-of-sequence token.
     pub fn encode(&self, text: &str) -> Vec<Piece> {
+        self.encode_part(text, 0..text.len())
+    }
+
+    /// The tokens of `text[part]` where it stands in `text`: none of them reaches over the part's ends, and a model that
+    /// puts a space before a text puts none before a part that begins inside the text. The parts of a text, encoded one
+    /// by one, decode to the text. Spans count from the beginning of `text`.
+    ///
+    /// # Panics
+    /// When the part does not lie in the text, or begins or ends inside a character.
+    pub fn encode_part(&self, text: &str, part: Range<usize>) -> Vec<Piece> {
+        assert!(text.get(part.clone()).is_some(), "{part:?} is no part of a text of {} bytes", text.len());
         match &self.scheme {
-            Scheme::SentencePiece(model) => model.encode(&self.vocabulary, text),
-            Scheme::Json(json) => json.encode(&self.vocabulary, text),
+            Scheme::SentencePiece(model) => model.encode(&self.vocabulary, text, part),
+            Scheme::Json(json) => json.encode(&self.vocabulary, text, part),
         }
     }
 

@@ -265,10 +265,16 @@ impl SentencePiece {
         self.add_dummy_prefix || self.remove_extra_whitespaces
     }
 
-    /// Encodes `text`.
-    pub(super) fn encode(&self, vocabulary: &Vocabulary, text: &str) -> Vec<Piece> {
+    /// Encodes `text[part]`.
+    pub(super) fn encode(
+        &self,
+        vocabulary: &Vocabulary,
+        text: &str,
+        part: std::ops::Range<usize>,
+    ) -> Vec<Piece> {
+        let text = &text[..part.end];
         let mut pieces = Vec::new();
-        let mut at = 0;
+        let mut at = part.start;
         loop {
             let found = self.control.find(text, at);
             let end = found.map_or(text.len(), |(start, ..)| start);
