@@ -10,7 +10,7 @@
 //! |---|---|
 //! | [`Random`], [`fill_normal`] | block (2 words), stream, 0 |
 //! | dropout | column / 4, key of the row, 0, 1 |
-//! | [`derive`] | value (2 words), 0, 2 |
+//! | [`derive()`] | value (2 words), 0, 2 |
 
 use crate::dtype::{Float, Real};
 use rayon::prelude::*;

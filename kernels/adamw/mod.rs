@@ -14,8 +14,8 @@
 //! | grad | 1 | n elements | A | |
 //! | m | 2 | n elements | A | 1 |
 //! | v | 3 | n elements | A | 2 |
-//! | hyper | 4 | [3]: [`AdamW::hyper`] | A | |
-//! | clip | 5 | [1] | A | |
+//! | hyper | 4 | `[3]`: [`AdamW::hyper`] | A | |
+//! | clip | 5 | `[1]` | A | |
 //! | weight | 6, optional | n elements | T, T::Acc = A | 3 |
 //!
 //! A is f32, or f64 for checks. `weight` is the copy of the master that the model computes with, when that is in a

@@ -12,10 +12,10 @@
 //! |---|---|---|---|
 //! | x | [rows.., H] | T | |
 //! | residual | as x | T | |
-//! | w | [H] | T | yes |
+//! | w | `[H]` | T | yes |
 //! | y | as x | T | |
 //! | r | as x | T | yes |
-//! | rstd | [rows] | T::Acc | yes |
+//! | rstd | `[rows]` | T::Acc | yes |
 //!
 //! Numerics: r is rounded to T first and the norm reads the rounded r, so that y can be made again from r, bit for
 //! bit, by rms_norm; otherwise as rms_norm. Either output may have no gradient. dx and dresidual are one buffer.

@@ -93,7 +93,7 @@ pub fn run(case: &Case, device: &Device, dtype: DType, sink: Sink) -> Result<Val
     run_with(case, device, dtype, &everywhere(case, sink), &numbers(case)?)
 }
 
-/// As [`run`], with a gradient of its own kind, or none, for each input. Inputs that have no gradient get None.
+/// As [`run()`], with a gradient of its own kind, or none, for each input. Inputs that have no gradient get None.
 pub fn run_for(case: &Case, device: &Device, dtype: DType, sinks: &[Option<Sink>]) -> Result<Values> {
     run_with(case, device, dtype, sinks, &numbers(case)?)
 }

@@ -5,7 +5,7 @@
 //! | | shape | type |
 //! |---|---|---|
 //! | x | [rows.., N] | T |
-//! | y | [N] | T::Acc |
+//! | y | `[N]` | T::Acc |
 //!
 //! Numerics: in `T::Acc`; rows are added in order within blocks of a fixed number of rows, then the blocks in order,
 //! so the result does not depend on the number of threads. Cost: one add and one read per element.

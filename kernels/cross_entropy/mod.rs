@@ -7,9 +7,9 @@
 //! | | shape | type | kept for backward |
 //! |---|---|---|---|
 //! | x (logits) | [N, V] | T | no |
-//! | labels | [N] | u32 | |
-//! | w | [N] | T::Acc | |
-//! | loss | [1] | T::Acc | |
+//! | labels | `[N]` | u32 | |
+//! | w | `[N]` | T::Acc | |
+//! | loss | `[1]` | T::Acc | |
 //! | dlogits | [N, V] | T | yes, in the logits' own bytes |
 //!
 //! The logits are the largest tensor of a language model, so the gradient for dloss = 1 replaces them in forward,

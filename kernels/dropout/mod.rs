@@ -9,7 +9,7 @@
 //! | | shape | type | kept for backward |
 //! |---|---|---|---|
 //! | x | [rows.., W] | T | |
-//! | keys | [rows] | u32 | yes |
+//! | keys | `[rows]` | u32 | yes |
 //! | y | as x | T | |
 //!
 //! In place: y takes the place of x, dx that of dy. Numerics: p is rounded up to a multiple of 2^-32; the product is

@@ -5,7 +5,7 @@
 //! | | shape | type | kept for backward |
 //! |---|---|---|---|
 //! | table | [V, D] | T | |
-//! | ids | [T] | u32 | yes |
+//! | ids | `[T]` | u32 | yes |
 //! | y | [T, D] | T | |
 //!
 //! Numerics: forward is exact. Backward sums the rows of an id in `T::Acc`, in order of t, and rounds once into the

@@ -38,7 +38,7 @@ pub struct Product<'a, T> {
     pub a: Matrix<'a, T>,
     /// The first [k, n]; the next one lies k n elements further.
     pub b: Matrix<'a, T>,
-    /// Added to every row: [n].
+    /// Added to every row: `[n]`.
     pub bias: Option<&'a [T]>,
     /// Whether to add to what c holds.
     pub accumulate: bool,

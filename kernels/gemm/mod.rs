@@ -13,7 +13,7 @@
 //! |---|---|---|---|
 //! | a | above | T | if db is wanted |
 //! | b | above | T | if da is wanted |
-//! | bias, if `bias` | [N] | T | |
+//! | bias, if `bias` | `[N]` | T | |
 //! | c, if `accumulate` | as the output | T | |
 //!
 //! Backward closes over the three kinds; dbias is the sum of the rows of dc, and the gradient of c is dc itself:

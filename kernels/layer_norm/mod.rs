@@ -11,10 +11,10 @@
 //! | | shape | type | kept for backward |
 //! |---|---|---|---|
 //! | x | [rows.., H] | T | yes |
-//! | w | [H] | T | yes |
-//! | b | [H] | T | |
+//! | w | `[H]` | T | yes |
+//! | b | `[H]` | T | |
 //! | y | as x | T | |
-//! | mean, rstd | [rows] | T::Acc | yes |
+//! | mean, rstd | `[rows]` | T::Acc | yes |
 //!
 //! Numerics: all in `T::Acc`, 1 + w too; the variance is that of the centred row (two passes), divided by H; eps is
 //! added to it, inside the root; y is rounded once. Cost: 8 flops per element and one read and one write of x forward.

@@ -10,9 +10,9 @@
 //! | | shape | type | kept for backward |
 //! |---|---|---|---|
 //! | x | [rows.., H] | T | yes |
-//! | w | [H] | T | yes |
+//! | w | `[H]` | T | yes |
 //! | y | as x | T | |
-//! | rstd | [rows] | T::Acc | yes |
+//! | rstd | `[rows]` | T::Acc | yes |
 //!
 //! Numerics: the row is squared, summed and scaled in `T::Acc`; eps is added to the mean, inside the root; y is
 //! rounded once, after the weight. Cost: 4 flops per element and one read and one write of x forward.

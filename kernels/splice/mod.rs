@@ -7,7 +7,7 @@
 //! |---|---|---|---|
 //! | x | [T, D] | T | |
 //! | features | [F, D] | T | |
-//! | rows | [F], distinct | u32 | yes |
+//! | rows | `[F]`, distinct | u32 | yes |
 //! | y | [T, D], in x's own bytes | T | |
 //!
 //! F may be 0: a text without an image. Exact; no flops.

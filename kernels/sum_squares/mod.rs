@@ -3,7 +3,7 @@
 //! | | shape | type |
 //! |---|---|---|
 //! | x | any | T |
-//! | y | [1] | T::Acc |
+//! | y | `[1]` | T::Acc |
 //!
 //! Numerics: squares and sums in f64, in blocks of a fixed size that are then added in order, so the result does not
 //! depend on the number of threads; rounded once. Above 1.8e19 the norm's square is infinite in f32.
