@@ -2,9 +2,14 @@
 //!
 //! An error is one line `error: …` on stderr and exit code 1; a command line that makes no sense is exit code 2.
 
+mod bench;
 mod config;
+mod eval;
+mod generate;
+mod quickstart;
 mod tokenize;
 mod tokenizer;
+mod train;
 
 use std::io::Write;
 
@@ -28,6 +33,12 @@ enum Command {
     Tokenize(tokenize::Arguments),
     /// Make a tokenizer
     Tokenizer(tokenizer::Arguments),
+    Train(train::Arguments),
+    Generate(generate::Arguments),
+    Eval(eval::Arguments),
+    Quickstart(quickstart::Arguments),
+    #[command(subcommand)]
+    Bench(bench::Command),
 }
 
 /// Runs the subcommand.
@@ -39,6 +50,11 @@ pub fn run(arguments: Arguments) -> Result<()> {
         Command::Config(arguments) => config::run(&arguments),
         Command::Tokenize(arguments) => tokenize::run(&arguments),
         Command::Tokenizer(arguments) => tokenizer::run(&arguments),
+        Command::Train(arguments) => train::run(&arguments),
+        Command::Generate(arguments) => generate::run(&arguments),
+        Command::Eval(arguments) => eval::run(&arguments),
+        Command::Quickstart(arguments) => quickstart::run(&arguments),
+        Command::Bench(command) => bench::run(&command),
     }
 }
 

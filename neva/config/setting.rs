@@ -309,6 +309,14 @@ macro_rules! choices {
             pub fn word(self) -> &'static str {
                 match self { $(Self::$variant => $word,)* }
             }
+
+            /// The choice of a word, or of another name for it.
+            pub fn from_word(word: &str) -> Option<Self> {
+                match word {
+                    $($word $(| $other)* => Some(Self::$variant),)*
+                    _ => None,
+                }
+            }
         }
 
         impl $crate::config::setting::Setting for $name {

@@ -26,4 +26,4 @@ pub use encode::{ImageTokens, Prompt, prompt, raw_prompt};
 pub use loader::{DataOptions, Dataset};
 pub use records::{IMAGE, Record, Turn, read};
 pub use sample::Sample;
-pub use template::{Exchange, Rendered, render, stop_strings};
+pub use template::{Exchange, Rendered, SYSTEM, render, stop_strings};

@@ -31,7 +31,7 @@ use crate::config::schema::Template;
 use crate::tokenizer::Tokenizer;
 
 /// The system text of v1 and nvgpt.
-const SYSTEM: &str = "A chat between a curious user and an artificial intelligence assistant. The assistant gives helpful, detailed, and polite answers to the user's questions.";
+pub const SYSTEM: &str = "A chat between a curious user and an artificial intelligence assistant. The assistant gives helpful, detailed, and polite answers to the user's questions.";
 /// The system text of llama_2.
 const LLAMA_2_SYSTEM: &str = "You are a helpful language and vision assistant. You are able to understand the visual content that the user provides, and assist the user with a variety of tasks using natural language.";
 /// NVGPT's line of qualities for an answer that has none.

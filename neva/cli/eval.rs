@@ -1,0 +1,72 @@
+//! `neva eval`.
+
+use std::fs::File;
+use std::io::{BufWriter, Write};
+use std::path::PathBuf;
+
+use super::bench::Dtype;
+use neva::eval::{self, Options, Score};
+use neva::generate::Answerer;
+use neva::{Error, Result, train};
+
+/// Count the questions of a data set that a model answers right
+#[derive(clap::Args)]
+pub struct Arguments {
+    /// The model directory
+    #[arg(long)]
+    model: PathBuf,
+    /// LLaVA JSON; each gpt turn is one question
+    #[arg(long)]
+    data: PathBuf,
+    /// The directory that the records' image names start from
+    #[arg(long, default_value = "")]
+    image_folder: PathBuf,
+    /// Ask only the first so many questions
+    #[arg(long)]
+    limit: Option<usize>,
+    /// Write each answer as a line of JSON to this file
+    #[arg(long)]
+    out: Option<PathBuf>,
+    /// Give each record the image of another: what is still right was guessed
+    #[arg(long)]
+    blind: bool,
+    /// Arithmetic; as the model is stored if not given
+    #[arg(long)]
+    dtype: Option<Dtype>,
+    /// The longest answer, in tokens
+    #[arg(long, default_value_t = 64)]
+    max_new_tokens: usize,
+    /// CPU threads; all cores if not given
+    #[arg(long)]
+    threads: Option<usize>,
+}
+
+pub fn run(a: &Arguments) -> Result<()> {
+    train::in_pool(a.threads, || {
+        let answerer = Answerer::load(&a.model, a.dtype.map(Into::into))?;
+        let options = Options {
+            data: a.data.clone(),
+            image_folder: a.image_folder.clone(),
+            limit: a.limit,
+            blind: a.blind,
+            max_new_tokens: a.max_new_tokens.max(1),
+        };
+        let mut out = match &a.out {
+            Some(path) => Some(BufWriter::new(File::create(path).map_err(Error::io(path))?)),
+            None => None,
+        };
+        let path = || a.out.clone().unwrap_or_default();
+        let mut score = Score::default();
+        eval::run(&answerer, &options, &mut |answered| {
+            score.add(&answered);
+            match &mut out {
+                Some(out) => writeln!(out, "{}", answered.to_json()).map_err(Error::io(path())),
+                None => Ok(()),
+            }
+        })?;
+        if let Some(mut out) = out {
+            out.flush().map_err(Error::io(path()))?;
+        }
+        super::print(&format!("{}\n", score.to_json()))
+    })
+}

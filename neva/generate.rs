@@ -1,0 +1,416 @@
+//! Answers: greedy or sampled continuation of a prompt, one row at a time through the KV cache, many prompts at once.
+//!
+//! Each sequence has a slot of the cache. A row's logits depend on its own sequence alone, bit for bit, so a batch
+//! gives each prompt the answer it gets alone.
+
+use crate::checkpoint::Checkpoint;
+use crate::config::schema::Template;
+use crate::data::{self, IMAGE, ImageTokens, Prompt};
+use crate::image::{Mode, Preprocess};
+use crate::model::{LlmInit, Model, NewRows, Source, Sources, Trainable};
+use crate::tokenizer::Tokenizer;
+use crate::{Error, Result};
+use engine::{DType, Device};
+use kernels::random::{Random, derive};
+use std::path::{Path, PathBuf};
+
+/// A trained model with everything that answering needs.
+pub struct Answerer {
+    /// The device it lies on.
+    pub device: Device,
+    /// The model.
+    pub model: Model,
+    /// Text to ids and back.
+    pub tokenizer: Tokenizer,
+    /// Image files to pixels.
+    pub preprocess: Preprocess,
+    /// The template it was trained with.
+    pub template: Template,
+}
+
+/// How the next token is chosen and when to stop.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Sampling {
+    /// The most tokens to add.
+    pub max_new_tokens: usize,
+    /// 0 takes the likeliest token; otherwise logits are divided by this first.
+    pub temperature: f64,
+    /// Sample among this many likeliest tokens; 0 among all.
+    pub top_k: usize,
+    /// Sample among the likeliest tokens that together reach this probability; 1 among all.
+    pub top_p: f64,
+    /// Logits of tokens that occurred are divided by this if positive, multiplied if negative (Keskar et al. 2019).
+    pub repetition_penalty: f64,
+    /// Texts that end the answer; they are no part of it.
+    pub stop: Vec<String>,
+    /// Of the sampling.
+    pub seed: u64,
+}
+
+impl Default for Sampling {
+    fn default() -> Self {
+        Sampling {
+            max_new_tokens: 256,
+            temperature: 0.0,
+            top_k: 0,
+            top_p: 1.0,
+            repetition_penalty: 1.0,
+            stop: vec![],
+            seed: 0,
+        }
+    }
+}
+
+impl Answerer {
+    /// Loads a model directory; in the type it was stored in unless `dtype` says another.
+    pub fn load(dir: &Path, dtype: Option<DType>) -> Result<Self> {
+        let device = Device::cpu();
+        let checkpoint = Checkpoint::open(dir)?;
+        let dtype = dtype.unwrap_or(checkpoint.stored_dtype());
+        let config = checkpoint.config();
+        let sources = Sources::all(Source::Checkpoint(&checkpoint));
+        let init = LlmInit { std: 0.0, scaled: false }; // nothing is born here
+        let model = Model::new(&device, dtype, config, Trainable::NONE, sources, init)?;
+        let tokenizer = Tokenizer::load(dir)?;
+        let extras = checkpoint.extras();
+        let path = dir.join("config.json");
+        let bad = |key: &str, value: &str| Error::Checkpoint {
+            path: path.clone(),
+            message: format!("neva.{key}: {value:?} is not known"),
+        };
+        let template = Template::from_word(&extras.conv_template)
+            .ok_or_else(|| bad("conv_template", &extras.conv_template))?;
+        let mode = Mode::from_name(&extras.image_aspect_ratio)
+            .ok_or_else(|| bad("image_aspect_ratio", &extras.image_aspect_ratio))?;
+        let preprocess = preprocess(dir, config.vision.image_size, mode)?;
+        Ok(Answerer { device, model, tokenizer, preprocess, template })
+    }
+
+    /// Greedy decoding that stops where the template says.
+    pub fn greedy(&self) -> Sampling {
+        let stop = data::stop_strings(self.template).iter().map(|s| s.to_string()).collect();
+        Sampling { stop, ..Sampling::default() }
+    }
+
+    /// A user's turn in the model's template, with its images' pixels. Images without an `<image>` in the text go in
+    /// front, one a line.
+    ///
+    /// Errors: an image cannot be read; more `<image>` in the text than images.
+    pub fn prompt(&self, question: &str, images: &[PathBuf]) -> Result<(Prompt, Vec<f32>)> {
+        let pixels = self.pixels(images)?;
+        let written = question.matches(IMAGE).count();
+        if written > images.len() {
+            return Err(Error::Usage(format!(
+                "the prompt has {written} {IMAGE}, but {} images are given",
+                images.len()
+            )));
+        }
+        let question = format!("{IMAGE}\n").repeat(images.len() - written) + question;
+        let prompt = data::prompt(self.template, &self.tokenizer, self.images(), &[(question, None)])?;
+        Ok((prompt, pixels))
+    }
+
+    /// A text taken as it is, with its images' pixels.
+    ///
+    /// Errors: an image cannot be read; the text has another number of `<image>` than there are images.
+    pub fn raw_prompt(&self, text: &str, images: &[PathBuf]) -> Result<(Prompt, Vec<f32>)> {
+        let pixels = self.pixels(images)?;
+        let written = text.matches(IMAGE).count();
+        if written != images.len() {
+            return Err(Error::Usage(format!(
+                "the prompt has {written} {IMAGE}, but {} images are given",
+                images.len()
+            )));
+        }
+        Ok((data::raw_prompt(text, &self.tokenizer, self.images())?, pixels))
+    }
+
+    fn pixels(&self, images: &[PathBuf]) -> Result<Vec<f32>> {
+        Ok(images.iter().map(|path| self.preprocess.open(path)).collect::<Result<Vec<_>>>()?.concat())
+    }
+
+    fn images(&self) -> ImageTokens {
+        let config = self.model.config();
+        ImageTokens {
+            token: config.image_token,
+            rows: config.vision.feature_rows(),
+            marks: config.image_marks,
+        }
+    }
+
+    /// Answers to prompts with their images' pixels (all images of a prompt one behind the other). `on_text` gets
+    /// (prompt, text) as soon as text is certain; the answers come back whole.
+    ///
+    /// Errors: a prompt that with `max_new_tokens` is longer than the model's positions.
+    pub fn answer(
+        &self,
+        prompts: &[(Prompt, Vec<f32>)],
+        sampling: &Sampling,
+        on_text: &mut dyn FnMut(usize, &str) -> Result<()>,
+    ) -> Result<Vec<String>> {
+        let max_positions = self.model.config().llm.max_positions;
+        let longest = prompts.iter().map(|(p, _)| p.ids.len()).max().unwrap_or(0);
+        if longest >= max_positions {
+            return Err(Error::Usage(format!(
+                "the prompt has {longest} rows, the model only {max_positions} positions"
+            )));
+        }
+        let capacity = (longest + sampling.max_new_tokens).min(max_positions);
+        let mut cache = self.model.cache(&self.device, prompts.len(), capacity)?;
+        let mut answers: Vec<Answer> = prompts
+            .iter()
+            .enumerate()
+            .map(|(slot, (prompt, _))| Answer::new(self, prompt, sampling, slot))
+            .collect();
+        let mut logits = self.prefill(prompts, &mut cache)?;
+        let mut live: Vec<usize> = (0..prompts.len()).collect();
+        loop {
+            let mut next = NewRows::default();
+            let vocab = self.model.config().llm.vocab_size;
+            let mut still = vec![];
+            for (row, &slot) in live.iter().enumerate() {
+                let answer = &mut answers[slot];
+                let token = answer.choose(&mut logits[row * vocab..(row + 1) * vocab], sampling);
+                let go_on = answer.push(token, sampling, &mut |text| on_text(slot, text))?;
+                if go_on && answer.len < capacity {
+                    next.ids.push(token);
+                    next.slots.push(slot as u32);
+                    next.positions.push(answer.len as u32);
+                    answer.len += 1;
+                    still.push(slot);
+                } else {
+                    answer.finish(&mut |text| on_text(slot, text))?;
+                }
+            }
+            live = still;
+            if live.is_empty() {
+                return Ok(answers.into_iter().map(|a| a.text).collect());
+            }
+            let wanted: Vec<u32> = (0..live.len() as u32).collect();
+            let out = self.model.extend(&self.device, &mut cache, &next, &wanted)?;
+            logits = to_f32(&out.to_f64()?);
+        }
+    }
+
+    /// Feeds the prompts and returns the logits that follow each.
+    fn prefill(&self, prompts: &[(Prompt, Vec<f32>)], cache: &mut crate::model::KvCache) -> Result<Vec<f32>> {
+        let mut rows = NewRows::default();
+        let (mut pixels, mut wanted) = (vec![], vec![]);
+        for (slot, (prompt, image)) in prompts.iter().enumerate() {
+            let first = rows.ids.len() as u32;
+            rows.ids.extend(&prompt.ids);
+            rows.slots.extend(std::iter::repeat_n(slot as u32, prompt.ids.len()));
+            rows.positions.extend(0..prompt.ids.len() as u32);
+            rows.image_rows.extend(prompt.image_rows.iter().map(|r| first + r));
+            wanted.push(rows.ids.len() as u32 - 1);
+            pixels.extend_from_slice(image);
+        }
+        let vision = &self.model.config().vision;
+        let images = rows.image_rows.len() / vision.feature_rows();
+        if images > 0 {
+            let _no_grad = self.device.no_grad();
+            rows.features = Some(self.model.encode_images(&self.device, &pixels, images)?);
+        }
+        let out = self.model.extend(&self.device, cache, &rows, &wanted)?;
+        Ok(to_f32(&out.to_f64()?))
+    }
+}
+
+fn to_f32(values: &[f64]) -> Vec<f32> {
+    values.iter().map(|v| *v as f32).collect()
+}
+
+/// The preprocessing a model directory asks for; CLIP's if it says nothing.
+fn preprocess(dir: &Path, size: usize, mode: Mode) -> Result<Preprocess> {
+    let path = dir.join("preprocessor_config.json");
+    if !path.exists() {
+        return Ok(Preprocess::clip(size, mode));
+    }
+    let text = std::fs::read_to_string(&path).map_err(Error::io(&path))?;
+    let json = serde_json::from_str(&text)
+        .map_err(|e| Error::Checkpoint { path: path.clone(), message: format!("not JSON: {e}") })?;
+    let mut preprocess = Preprocess::from_json(&json, &path)?;
+    preprocess.mode = mode;
+    Ok(preprocess)
+}
+
+/// One answer under way.
+struct Answer<'a> {
+    decoder: crate::tokenizer::Decoder<'a>,
+    ends: Vec<u32>,
+    vocab_size: usize,
+    /// Tokens seen and made, for the repetition penalty.
+    seen: Vec<u32>,
+    made: usize,
+    /// Rows in the cache.
+    len: usize,
+    text: String,
+    /// How much of `text` was handed out.
+    shown: usize,
+    /// Whether a stop text ended it.
+    stopped: bool,
+    random: Random,
+}
+
+impl<'a> Answer<'a> {
+    fn new(of: &'a Answerer, prompt: &Prompt, sampling: &Sampling, slot: usize) -> Self {
+        let tokenizer = &of.tokenizer;
+        Answer {
+            decoder: tokenizer.decoder(false),
+            ends: tokenizer.eos().into_iter().collect(),
+            vocab_size: tokenizer.vocab_size(),
+            seen: prompt.ids.clone(),
+            made: 0,
+            len: prompt.ids.len(),
+            text: String::new(),
+            shown: 0,
+            stopped: false,
+            random: Random::new(derive(sampling.seed, &[slot as u64]), 0),
+        }
+    }
+
+    /// The next token. Rows of the embedding that no piece has are never chosen.
+    fn choose(&mut self, logits: &mut [f32], sampling: &Sampling) -> u32 {
+        let logits = &mut logits[..self.vocab_size];
+        if sampling.repetition_penalty != 1.0 {
+            let penalty = sampling.repetition_penalty as f32;
+            let mut seen: Vec<u32> = self.seen.clone();
+            seen.sort_unstable();
+            seen.dedup();
+            for id in seen.into_iter().filter(|id| (*id as usize) < self.vocab_size) {
+                let l = &mut logits[id as usize];
+                *l = if *l > 0.0 { *l / penalty } else { *l * penalty };
+            }
+        }
+        if sampling.temperature == 0.0 {
+            return argmax(logits);
+        }
+        sample(logits, sampling, &mut self.random)
+    }
+
+    /// Takes a token in; false if it ends the answer.
+    fn push(
+        &mut self,
+        token: u32,
+        sampling: &Sampling,
+        show: &mut dyn FnMut(&str) -> Result<()>,
+    ) -> Result<bool> {
+        if self.ends.contains(&token) {
+            return Ok(false);
+        }
+        self.seen.push(token);
+        self.made += 1;
+        self.decoder.push(token, &mut self.text);
+        for stop in sampling.stop.iter().filter(|s| !s.is_empty()) {
+            if let Some(at) = self.text.find(stop.as_str()) {
+                self.text.truncate(at);
+                self.stopped = true;
+                return Ok(false);
+            }
+        }
+        // What might be the beginning of a stop text is held back.
+        let held = sampling.stop.iter().map(|s| overlap(&self.text, s)).max().unwrap_or(0);
+        self.show(self.text.len() - held, show)?;
+        Ok(self.made < sampling.max_new_tokens)
+    }
+
+    /// Hands out what is left: what a stop text might have begun, and characters whose bytes never became whole.
+    fn finish(&mut self, show: &mut dyn FnMut(&str) -> Result<()>) -> Result<()> {
+        if !self.stopped {
+            self.decoder.finish(&mut self.text);
+        }
+        self.show(self.text.len(), show)
+    }
+
+    fn show(&mut self, to: usize, show: &mut dyn FnMut(&str) -> Result<()>) -> Result<()> {
+        if to > self.shown {
+            show(&self.text[self.shown..to])?;
+            self.shown = to;
+        }
+        Ok(())
+    }
+}
+
+/// The longest end of `text` that begins `stop`, in bytes.
+fn overlap(text: &str, stop: &str) -> usize {
+    (1..stop.len()).rev().find(|&n| stop.is_char_boundary(n) && text.ends_with(&stop[..n])).unwrap_or(0)
+}
+
+/// The first of the largest.
+fn argmax(logits: &[f32]) -> u32 {
+    let mut best = 0;
+    for (i, l) in logits.iter().enumerate() {
+        if *l > logits[best] || logits[best].is_nan() {
+            best = i;
+        }
+    }
+    best as u32
+}
+
+/// Temperature, then top-k, then top-p (which keeps the first token above the threshold), then a draw.
+fn sample(logits: &[f32], sampling: &Sampling, random: &mut Random) -> u32 {
+    let mut order: Vec<u32> = (0..logits.len() as u32).collect();
+    // Stable: equal logits keep the order of ids.
+    order.sort_by(|a, b| logits[*b as usize].total_cmp(&logits[*a as usize]));
+    if sampling.top_k > 0 {
+        order.truncate(sampling.top_k);
+    }
+    let top = logits[order[0] as usize] as f64;
+    let weight = |id: &u32| ((logits[*id as usize] as f64 - top) / sampling.temperature).exp();
+    let mut weights: Vec<f64> = order.iter().map(weight).collect();
+    if sampling.top_p < 1.0 {
+        let total: f64 = weights.iter().sum();
+        let mut sum = 0.0;
+        let keep = weights.iter().take_while(|w| {
+            let before = sum;
+            sum += **w;
+            before < sampling.top_p * total
+        });
+        let keep = keep.count().max(1);
+        weights.truncate(keep);
+    }
+    let mut left = random.uniform() * weights.iter().sum::<f64>();
+    for (id, w) in order.iter().zip(&weights) {
+        left -= w;
+        if left < 0.0 {
+            return *id;
+        }
+    }
+    order[weights.len() - 1]
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn greedy_takes_the_first_of_the_largest() {
+        assert_eq!(argmax(&[0.0, 3.0, 3.0, -1.0]), 1);
+        assert_eq!(argmax(&[f32::NAN, 1.0]), 1);
+    }
+
+    #[test]
+    fn top_k_and_top_p_bound_what_is_drawn() {
+        let logits = [0.0, 1.0, 2.0, 3.0];
+        let mut random = Random::new(1, 0);
+        let only = |s: &Sampling, random: &mut Random| -> Vec<u32> {
+            let mut all: Vec<u32> = (0..200).map(|_| sample(&logits, s, random)).collect();
+            all.sort_unstable();
+            all.dedup();
+            all
+        };
+        let base = Sampling { temperature: 1.0, ..Sampling::default() };
+        assert_eq!(only(&base, &mut random), [0, 1, 2, 3]);
+        assert_eq!(only(&Sampling { top_k: 2, ..base.clone() }, &mut random), [2, 3]);
+        // p(3) = 0.64: the second token is the first above 0.7.
+        assert_eq!(only(&Sampling { top_p: 0.7, ..base.clone() }, &mut random), [2, 3]);
+        assert_eq!(only(&Sampling { top_p: 0.5, ..base }, &mut random), [3]);
+    }
+
+    #[test]
+    fn the_beginning_of_a_stop_text_is_held_back() {
+        assert_eq!(overlap("red <", "</s>"), 1);
+        assert_eq!(overlap("red </s", "</s>"), 3);
+        assert_eq!(overlap("red", "</s>"), 0);
+    }
+}
