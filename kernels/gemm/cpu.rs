@@ -16,7 +16,7 @@
 //! micro-kernel adds within a block in the order of k, and blocks are joined in order. How C is cut into tasks, tiles
 //! and edges decides only who computes an element: one row or a batch, one thread or many give equal bits.
 
-use super::pack::{self, Matrix, Scratch};
+use super::pack::{self, Layout, Matrix, Scratch};
 use super::tile::{Accumulator, Call, MAX_STRIP, Tile};
 use crate::dtype::{Element, Float, Real};
 use crate::simd::Path;
@@ -47,16 +47,28 @@ pub struct Product<'a, T> {
 /// The least floating-point operations that are worth a task of their own: about 30 us.
 const TASK_FLOPS: usize = 4 << 20;
 
-/// The most elements of A packed at once: in f32 half of a second-level cache of 2 MiB.
-const MAX_PACKED: usize = 1 << 18;
+/// Rows of A that are packed at once. Their blocks of k take a fifth of a second-level cache of 2 MiB: with more, the
+/// strips of B and the rows of C that pass through push them out.
+const MAX_ROWS: usize = 512;
 
-/// The most rows of a block, so that 256 columns of them are no more than that.
-const MAX_ROWS: usize = 1024;
+/// The most elements of A packed at once, if there are so few rows that several blocks of k fit.
+const MAX_PACKED: usize = 1 << 17;
 
+/// The most columns of B packed at once.
+const MAX_COLS: usize = 2016;
+
+/// The most columns for which A is read where it lies: used by so few strips, packing it does not pay.
 const DIRECT_COLS: usize = 192;
 
-/// The most rows and columns whose sums are kept aside when C is stored in a narrower type.
-const MAX_SUMS: [usize; 2] = [512, 480];
+/// The same if all of k is one block.
+const DIRECT_COLS_SHALLOW: usize = 400;
+
+/// The most columns whose sums are kept aside, in a buffer of their own.
+const MAX_SUMS: usize = 960;
+
+/// With more steps of k than this, sums of a wide C are kept aside even if C could hold them: its rows lie pages
+/// apart, and every block of k would fetch and write them all.
+const FAR_DEPTH: usize = 768;
 
 /// Computes `p` into `c`, [batch, m, n], on the chosen path.
 pub fn multiply<T: Real<Acc: Accumulator>, C: Real<Acc = T::Acc>>(p: &Product<T>, c: &mut [C]) {
@@ -170,29 +182,21 @@ impl<T: Real<Acc: Accumulator>, C: Real<Acc = T::Acc>> Part<'_, T, C> {
     /// # Safety
     /// Nobody else reads or writes these rows and columns of C; the path is one that this machine has.
     unsafe fn run(&self, scratch: &mut Scratch) {
-        let in_place = C::DTYPE == T::Acc::DTYPE;
-        let most = if in_place { [MAX_ROWS, usize::MAX] } else { MAX_SUMS };
+        let far = self.product.k > FAR_DEPTH && self.cols.len() > MAX_SUMS;
+        let in_place = C::DTYPE == T::Acc::DTYPE && !far;
+        let most = if in_place { [usize::MAX, MAX_COLS] } else { [MAX_ROWS, MAX_SUMS] };
         let height = even(self.rows.len(), most[0], self.tile.rows);
         let width = even(self.cols.len(), most[1], self.tile.cols);
-        for i in self.rows.clone().step_by(height) {
-            let rows = i..self.rows.end.min(i + height);
-            for j in self.cols.clone().step_by(width) {
-                let cols = j..self.cols.end.min(j + width);
+        for rows in pieces(&self.rows, height) {
+            for cols in pieces(&self.cols, width) {
                 // SAFETY: these rows and columns belong to this part.
                 unsafe {
-                    let c = self.c.add(i * self.product.n + j);
+                    let c = self.c.add(rows.start * self.product.n + cols.start);
                     if in_place {
-                        self.sum(
-                            rows.clone(),
-                            cols,
-                            scratch,
-                            c.cast(),
-                            self.product.n,
-                            self.product.accumulate,
-                        );
+                        self.sum(&rows, &cols, scratch, c.cast(), self.product.n, self.product.accumulate);
                     } else {
                         let mut sums = std::mem::take(&mut scratch.c);
-                        self.sum_aside(rows.clone(), cols, scratch, c, &mut sums);
+                        self.sum_aside(&rows, &cols, scratch, c, &mut sums);
                         scratch.c = sums;
                     }
                 }
@@ -200,14 +204,14 @@ impl<T: Real<Acc: Accumulator>, C: Real<Acc = T::Acc>> Part<'_, T, C> {
         }
     }
 
-    /// As [`Part::sum`] for a C of another type: sums aside, and rounds once.
+    /// As [`Part::sum`] in a buffer aside, then rounded to C once.
     ///
     /// # Safety
     /// As [`Part::sum`].
     unsafe fn sum_aside(
         &self,
-        rows: Range<usize>,
-        cols: Range<usize>,
+        rows: &Range<usize>,
+        cols: &Range<usize>,
         scratch: &mut Scratch,
         c: *mut C,
         sums: &mut pack::Block,
@@ -245,78 +249,96 @@ impl<T: Real<Acc: Accumulator>, C: Real<Acc = T::Acc>> Part<'_, T, C> {
     /// `c` is valid for these rows and columns, and nobody else uses them.
     unsafe fn sum(
         &self,
-        rows: Range<usize>,
-        cols: Range<usize>,
+        rows: &Range<usize>,
+        cols: &Range<usize>,
         scratch: &mut Scratch,
         c: *mut T::Acc,
         c_row: usize,
         accumulate: bool,
     ) {
         let (p, tile) = (self.product, self.tile);
-        let (height, depth) = (rows.len(), even(p.k, tile.depth, 1));
-        let blocks = p.k.div_ceil(depth).max(1);
-        let range = |block: usize| block * depth..p.k.min((block + 1) * depth);
         let a = Matrix { data: &p.a.data[self.batch * p.m * p.k..], ..p.a };
         let b = Matrix { data: &p.b.data[self.batch * p.k * p.n..], ..p.b };
-        let direct = (T::DTYPE == T::Acc::DTYPE && a.col == 1 && cols.len() <= DIRECT_COLS)
-            .then(|| a.from(rows.start, 0).data.as_ptr().cast::<T::Acc>());
-        let (layout, block_len) = match direct {
-            Some(_) => (pack::Layout { row: a.row, col: 1, panel: tile.rows * a.row }, 0),
-            None => pack::layout(&a, tile.rows, height, depth),
+        let depth = even(p.k, tile.depth, 1);
+        let height = even(rows.len(), MAX_ROWS, tile.rows);
+        let few = if p.k <= depth { DIRECT_COLS_SHALLOW } else { DIRECT_COLS };
+        let direct = T::DTYPE == T::Acc::DTYPE && a.col == 1 && cols.len() <= few;
+        let (layout, a_len) = if direct {
+            (Layout { row: a.row, col: 1, panel: tile.rows * a.row }, 0)
+        } else {
+            pack::layout(&a, tile.rows, height, depth)
         };
-        let group = (MAX_PACKED / block_len.max(1)).clamp(1, blocks);
-        let packed = scratch.a.take(group * block_len);
+        let blocks = p.k.div_ceil(depth).max(1);
+        // With few rows, several blocks of k are packed at once, so that B is read in long runs. With many, the
+        // strips of B are kept for the next rows.
+        let once = rows.len() <= height;
+        let group = if once { (MAX_PACKED / a_len.max(1)).clamp(1, blocks) } else { 1 };
+        let packed_a = scratch.a.take(group * a_len);
+        let packed_b = scratch.b.take(depth * if once { tile.cols } else { cols.len() + tile.lanes });
         for first in (0..blocks).step_by(group) {
             let group = first..blocks.min(first + group);
-            for (block, packed) in group.clone().zip(packed.chunks_mut(block_len.max(1))) {
-                if direct.is_some() {
-                    break;
+            let depth_of = |block: usize| depth.min(p.k - block * depth);
+            for i in rows.clone().step_by(height) {
+                let height = height.min(rows.end - i);
+                for block in group.clone().filter(|_| !direct) {
+                    let (a, out) = (a.from(i, block * depth), &mut packed_a[(block - first) * a_len..]);
+                    pack::block_a(a, tile.rows, height, depth_of(block), layout, out);
                 }
-                let k = range(block);
-                pack::block_a(a.from(rows.start, k.start), tile.rows, height, k.len(), layout, packed);
-            }
-            let mut j = cols.start;
-            while j < cols.end {
-                let strip_cols = tile.strip(cols.end - j);
-                let used_cols = strip_cols.min(cols.end - j);
-                let mut bias = [T::Acc::ZERO; MAX_STRIP];
-                for (wide, b) in bias.iter_mut().zip(p.bias.iter().flat_map(|bias| &bias[j..j + used_cols])) {
-                    *wide = b.to_acc();
-                }
-                for block in group.clone() {
-                    let (k, packed) = (range(block), &packed[(block - first) * block_len..]);
-                    let strip = scratch.b.take(k.len() * strip_cols);
-                    // SAFETY: the path is one that this machine has.
-                    unsafe {
-                        pack::strip(self.path, b.from(k.start, j), k.len(), used_cols, strip_cols, strip)
-                    };
-                    for i in (0..height).step_by(tile.rows) {
-                        let call = Call {
-                            rows: tile.rows.min(height - i),
-                            cols: used_cols,
-                            depth: k.len(),
-                            a: match direct {
-                                Some(a) => a.wrapping_add(k.start + i / tile.rows * layout.panel),
-                                None => packed[i / tile.rows * layout.panel..].as_ptr(),
-                            },
-                            a_row: layout.row,
-                            a_col: layout.col,
-                            b: strip.as_ptr(),
-                            b_row: strip_cols,
-                            // SAFETY: row i and column j are within c.
-                            c: unsafe { c.add(i * c_row + (j - cols.start)) },
-                            c_row,
-                            accumulate: accumulate || block > 0,
-                            bias: (p.bias.is_some() && block + 1 == blocks).then_some(&bias),
+                let mut j = cols.start;
+                while j < cols.end {
+                    let width = tile.strip(cols.end - j);
+                    let used = width.min(cols.end - j);
+                    for block in group.clone() {
+                        let slot = if once { 0 } else { (j - cols.start) * depth };
+                        let strip = &mut packed_b[slot..][..depth_of(block) * width];
+                        if i == rows.start {
+                            let b = b.from(block * depth, j);
+                            // SAFETY: the path is one that this machine has.
+                            unsafe { pack::strip(self.path, b, depth_of(block), used, width, strip) };
+                        }
+                        let panels = if direct {
+                            a.from(i, block * depth).data.as_ptr().cast()
+                        } else {
+                            packed_a[(block - first) * a_len..].as_ptr()
                         };
-                        // SAFETY: both operands were packed for this call, c is the caller's promise.
-                        unsafe { (tile.run)(&call) };
+                        let bias = p.bias.filter(|_| block + 1 == blocks).map(|bias| {
+                            let mut wide = [T::Acc::ZERO; MAX_STRIP];
+                            for (wide, b) in wide.iter_mut().zip(&bias[j..j + used]) {
+                                *wide = b.to_acc();
+                            }
+                            wide
+                        });
+                        for row in (0..height).step_by(tile.rows) {
+                            let call = Call {
+                                rows: tile.rows.min(height - row),
+                                cols: used,
+                                depth: depth_of(block),
+                                a: panels.wrapping_add(row / tile.rows * layout.panel),
+                                a_row: layout.row,
+                                a_col: layout.col,
+                                b: strip.as_ptr(),
+                                b_row: width,
+                                c: c.wrapping_add((i - rows.start + row) * c_row + (j - cols.start)),
+                                c_row,
+                                accumulate: accumulate || block > 0,
+                                bias: bias.as_ref(),
+                            };
+                            // SAFETY: A lies or was packed as `layout` says, the strip was packed for these columns,
+                            // and c is the caller's promise.
+                            unsafe { (tile.run)(&call) };
+                        }
                     }
+                    j += width;
                 }
-                j += strip_cols;
             }
         }
     }
+}
+
+/// Pieces of a range, all of length `most` but the last.
+fn pieces(range: &Range<usize>, most: usize) -> impl Iterator<Item = Range<usize>> {
+    let end = range.end;
+    range.clone().step_by(most).map(move |start| start..end.min(start + most))
 }
 
 /// The length of equal pieces of `total` that are at most `most` long (before rounding up to whole `unit`s).
