@@ -24,7 +24,7 @@ pub const SIDE: usize = 32;
 pub const UNSEEN: &str = "unseen-";
 
 /// Of this many held-out pictures, one shows an unseen pair.
-const UNSEEN_EVERY: usize = 5;
+const UNSEEN_EVERY: usize = 8;
 
 /// The colours, and how they are drawn.
 const COLOURS: [(&str, [u8; 3]); 8] = [
@@ -51,7 +51,7 @@ const SHAPES: [(&str, Inside); 5] = [
 ];
 
 /// The sizes, as the shape's side in pixels: 0.4 to 0.7 of the picture, with a gap that no eye mistakes.
-const SIZES: [(&str, [usize; 2]); 2] = [("small", [13, 15]), ("large", [20, 22])];
+const SIZES: [(&str, [usize; 2]); 2] = [("small", [14, 16]), ("large", [20, 22])];
 
 /// The halves of the picture that the shape's middle may lie in.
 const PLACES: [&str; 2] = ["left", "right"];

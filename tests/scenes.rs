@@ -94,7 +94,7 @@ fn answers_are_true_of_the_pictures() {
         let (colour, [x0, y0, x1, y1], area) = look(&image);
         let side = (x1 - x0 + 1).max(y1 - y0 + 1);
         match record.answer("Is it small") {
-            "small" => assert!((12..=15).contains(&side), "{}: {side}", record.id),
+            "small" => assert!((13..=16).contains(&side), "{}: {side}", record.id),
             "large" => assert!((19..=22).contains(&side), "{}: {side}", record.id),
             other => panic!("{other}"),
         }
@@ -177,7 +177,7 @@ fn held_out_pictures_are_new_and_some_pairs_are_only_there() {
     for record in &held_out {
         assert_eq!(unseen.contains(&record.pair()), record.id.starts_with(UNSEEN), "{}", record.id);
     }
-    assert_eq!(held_out.iter().filter(|record| record.id.starts_with(UNSEEN)).count(), 80);
+    assert_eq!(held_out.iter().filter(|record| record.id.starts_with(UNSEEN)).count(), 50);
     // Nor does training speak of them.
     let texts = std::fs::read_to_string(&scenes.texts).unwrap();
     for (colour, shape) in &unseen {
