@@ -12,8 +12,8 @@ use std::path::{Path, PathBuf};
 
 use kernels::random::{Random, derive};
 use rayon::prelude::*;
-use serde::Serialize;
 
+use crate::data::{self, Conversation, write_texts};
 use crate::image::Image;
 use crate::{Error, Result};
 
@@ -91,7 +91,7 @@ pub fn write(out: &Path, train_images: usize, held_out_images: usize, seed: u64)
         let folder = scenes.image_folder.join(split);
         fs::create_dir_all(&folder).map_err(Error::io(folder))?;
     }
-    let draw = |split: &str, number: usize, unseen: bool| -> Result<(Record, Record)> {
+    let draw = |split: &str, number: usize, unseen: bool| -> Result<(Conversation, Conversation)> {
         // Each picture has its own numbers, whatever is drawn before it, beside it, or in the other split.
         let mut random = Random::new(derive(seed, &[u64::from(split == "train"), number as u64]), 0);
         let scene = Scene::random(&mut random, unseen);
@@ -111,52 +111,11 @@ pub fn write(out: &Path, train_images: usize, held_out_images: usize, seed: u64)
         .map(|i| draw("held_out", i, i % UNSEEN_EVERY == 0).map(|(_, questions)| questions))
         .collect::<Result<Vec<_>>>()?;
 
-    let texts: String = (captions.iter().chain(&train))
-        .flat_map(|record| &record.conversations)
-        .flat_map(|turn| [turn.value.trim_start_matches(IMAGE).trim_start(), "\n"])
-        .collect();
-    fs::write(&scenes.texts, texts).map_err(Error::io(&scenes.texts))?;
-    for (path, records) in
-        [(&scenes.captions, captions), (&scenes.train, train), (&scenes.held_out, held_out)]
-    {
-        let json = serde_json::to_string_pretty(&records)
-            .map_err(|error| Error::Io { path: path.into(), source: error.into() })?;
-        fs::write(path, json).map_err(Error::io(path))?;
-    }
+    write_texts(&scenes.texts, captions.iter().chain(&train))?;
+    data::write(&scenes.captions, &captions)?;
+    data::write(&scenes.train, &train)?;
+    data::write(&scenes.held_out, &held_out)?;
     Ok(scenes)
-}
-
-/// Where the picture stands in a text.
-const IMAGE: &str = "<image>";
-
-/// A record of LLaVA JSON.
-#[derive(Serialize)]
-struct Record {
-    id: String,
-    image: String,
-    conversations: Vec<Turn>,
-}
-
-#[derive(Serialize)]
-struct Turn {
-    from: &'static str,
-    value: String,
-}
-
-impl Record {
-    /// Turns of question and answer, the picture before the first.
-    fn new(id: &str, image: &str, turns: impl IntoIterator<Item = (String, String)>) -> Self {
-        let mut conversations = Vec::new();
-        for (question, answer) in turns {
-            let question = match conversations.is_empty() {
-                true => format!("{IMAGE}\n{question}"),
-                false => question,
-            };
-            conversations.push(Turn { from: "human", value: question });
-            conversations.push(Turn { from: "gpt", value: answer });
-        }
-        Self { id: id.into(), image: image.into(), conversations }
-    }
 }
 
 /// What a picture shows: indices into the tables above, and where.
@@ -211,9 +170,9 @@ impl Scene {
         image
     }
 
-    fn caption(&self, id: &str, image: &str) -> Record {
+    fn caption(&self, id: &str, image: &str) -> Conversation {
         let (size, colour, shape, place) = self.words();
-        Record::new(
+        Conversation::new(
             id,
             image,
             [("Describe the picture.".into(), format!("a {size} {colour} {shape} on the {place}"))],
@@ -221,7 +180,7 @@ impl Scene {
     }
 
     /// Five questions in random order, so that each comes first, without the others' answers, as often as any.
-    fn questions(&self, random: &mut Random, id: &str, image: &str) -> Record {
+    fn questions(&self, random: &mut Random, id: &str, image: &str) -> Conversation {
         let (size, colour, shape, place) = self.words();
         let (guess, right) = self.guess(random);
         let mut turns = [
@@ -232,7 +191,7 @@ impl Scene {
             (guess, right),
         ];
         random.shuffle(&mut turns);
-        Record::new(id, image, turns.map(|(question, answer)| (question, answer.to_string())))
+        Conversation::new(id, image, turns.map(|(question, answer)| (question, answer.to_string())))
     }
 
     /// A yes-or-no question about the colour or the shape, and its answer. Never about both: training could ask for an

@@ -158,6 +158,24 @@ fn control_pieces_are_literal_and_take_no_dummy_prefix() {
 }
 
 #[test]
+fn parts_of_a_text_decode_to_the_text() {
+    let text = "a dog's\n\n  2 tails é字";
+    for (name, tokenizer) in complete() {
+        for (at, _) in text.char_indices() {
+            let mut pieces = tokenizer.encode_part(text, 0..at);
+            pieces.extend(tokenizer.encode_part(text, at..text.len()));
+            assert_spans_cover(&pieces, text);
+            let whole = tokenizer.decode(&ids(&tokenizer.encode(text)), true);
+            assert_eq!(tokenizer.decode(&ids(&pieces), true), whole, "{name}: cut at {at}");
+        }
+    }
+    let small = small();
+    let part = small.encode_part("red circle", 4..10);
+    let spelled: String = part.iter().map(|piece| small.piece(piece.id).unwrap()).collect();
+    assert_eq!(spelled, "circle", "no dummy prefix inside a text");
+}
+
+#[test]
 fn a_vocabulary_that_cannot_be_made_is_refused() {
     let error = |size, special: &[&str]| train(["ab"], size, special).unwrap_err().to_string();
     assert_eq!(

@@ -4,6 +4,7 @@
 
 mod bench;
 mod config;
+mod data;
 mod eval;
 mod generate;
 mod quickstart;
@@ -29,6 +30,8 @@ pub struct Arguments {
 enum Command {
     /// Print a configuration with every default, override and ${} filled in
     Config(config::Arguments),
+    /// Make data sets
+    Data(data::Arguments),
     /// Print the ids of a text as a JSON list
     Tokenize(tokenize::Arguments),
     /// Make a tokenizer
@@ -48,6 +51,7 @@ enum Command {
 pub fn run(arguments: Arguments) -> Result<()> {
     match arguments.command {
         Command::Config(arguments) => config::run(&arguments),
+        Command::Data(arguments) => data::run(&arguments),
         Command::Tokenize(arguments) => tokenize::run(&arguments),
         Command::Tokenizer(arguments) => tokenizer::run(&arguments),
         Command::Train(arguments) => train::run(&arguments),

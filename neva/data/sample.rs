@@ -52,8 +52,8 @@ impl Sample {
         }
 
         // The last row predicts an id that is no row itself: max_len rows are max_len + 1 ids.
-        let rows = encoded.ids.len() + encoded.images.len() * (images.rows - 1);
-        let truncated = rows > max_len + 1;
+        let rows = encoded.ids.len() + encoded.images.len() * (images.rows - 1) - 1;
+        let truncated = rows > max_len;
         if truncated {
             let kept = keep(&encoded.ids, &encoded.images, images.rows, max_len + 1).ok_or_else(|| {
                 format!("is {rows} rows long, and the cut at {max_len} goes through an image")
@@ -142,18 +142,20 @@ fn keep(ids: &[u32], images: &[usize], rows: usize, room: usize) -> Option<usize
     (used <= room).then_some(at)
 }
 
-/// Decoding the ids of an answer gives the answer. The space that the first token may begin with is the template's or the
-/// SentencePiece model's: decoding leaves it out or not.
+/// Decoding the ids of an answer gives the answer. One space at its beginning does not count: it may be the template's, or
+/// one that the tokenizer puts before a text, and decoding leaves it out or not.
 fn check(tokenizer: &Tokenizer, ids: &[u32], text: &str) -> Result<(), String> {
     let decoded = tokenizer.decode(ids, true);
-    if decoded == text || text.strip_prefix(' ') == Some(decoded.as_str()) {
+    if decoded == text || text.strip_prefix(' ') == Some(&decoded) || decoded.strip_prefix(' ') == Some(text)
+    {
         return Ok(());
     }
-    let same = decoded.chars().zip(text.trim_start_matches(' ').chars()).take_while(|(a, b)| a == b).count();
+    let (decoded, text) = (decoded.trim_start_matches(' '), text.trim_start_matches(' '));
+    let same = decoded.chars().zip(text.chars()).take_while(|(a, b)| a == b).count();
     let from_there = |text: &str| text.chars().skip(same).take(20).collect::<String>();
     Err(format!(
         "the tokenizer does not give the answer back: after {same} characters {:?} became {:?}",
-        from_there(text.trim_start_matches(' ')),
-        from_there(&decoded)
+        from_there(text),
+        from_there(decoded)
     ))
 }

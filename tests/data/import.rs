@@ -1,0 +1,107 @@
+//! Other data sets become LLaVA JSON.
+
+use std::process::Command;
+
+use neva::data::import::{Imported, easy_vqa};
+use neva::data::read;
+use neva::image::Image;
+
+use super::Folder;
+
+/// A package of two training pictures and one of test.
+fn package(name: &str) -> Folder {
+    let folder = Folder::new(name);
+    for (part, images, questions) in [
+        ("train", 2, r#"[["is it red?", "no", 1], ["what is it?", "circle", 0], ["is it blue?", "yes", 1]]"#),
+        ("test", 1, r#"[["what is it?", "triangle", 0]]"#),
+    ] {
+        let data = folder.0.join("in/easy_vqa/data").join(part);
+        std::fs::create_dir_all(data.join("images")).unwrap();
+        std::fs::write(data.join("questions.json"), questions).unwrap();
+        for image in 0..images {
+            Image::filled(2, 2, [image; 3]).save_png(&data.join(format!("images/{image}.png"))).unwrap();
+        }
+    }
+    folder
+}
+
+#[test]
+fn questions_of_an_image_become_turns_of_one_record() {
+    let folder = package("easy-vqa");
+    let (dir, out) = (folder.0.join("in"), folder.0.join("out"));
+    let imported = easy_vqa(&dir, &out).unwrap();
+    assert_eq!(imported.train, Imported { images: 2, questions: 3 });
+    assert_eq!(imported.test, Imported { images: 1, questions: 1 });
+    let records = read(&out.join("train.json")).unwrap();
+    let all: Vec<(&str, &[String], Vec<(&str, &str)>)> = records
+        .iter()
+        .map(|r| {
+            let turns = r.turns.iter().map(|t| (t.question.as_str(), t.answer.as_str())).collect();
+            (r.name.as_str(), r.images.as_slice(), turns)
+        })
+        .collect();
+    assert_eq!(
+        all,
+        [
+            ("0 (\"train-0\")", &["train/0.png".to_string()][..], vec![("<image>\nwhat is it?", "circle")]),
+            (
+                "1 (\"train-1\")",
+                &["train/1.png".to_string()][..],
+                vec![("<image>\nis it red?", "no"), ("is it blue?", "yes")]
+            ),
+        ]
+    );
+    assert_eq!(Image::open(&out.join("images/train/1.png")).unwrap(), Image::filled(2, 2, [1; 3]));
+    assert_eq!(Image::open(&out.join("images/test/0.png")).unwrap(), Image::filled(2, 2, [0; 3]));
+    let texts = std::fs::read_to_string(out.join("texts.txt")).unwrap();
+    assert_eq!(texts, "what is it?\ncircle\nis it red?\nno\nis it blue?\nyes\n");
+    // Once more over what is there: the same files.
+    let before = std::fs::read(out.join("train.json")).unwrap();
+    assert_eq!(easy_vqa(&dir, &out).unwrap(), imported);
+    assert_eq!(std::fs::read(out.join("train.json")).unwrap(), before);
+}
+
+#[test]
+fn what_is_missing_or_wrong_is_named() {
+    let folder = package("easy-vqa-errors");
+    let (dir, out) = (folder.0.join("in"), folder.0.join("out"));
+    let data = dir.join("easy_vqa/data/train");
+    let questions = data.join("questions.json");
+    std::fs::remove_file(data.join("images/1.png")).unwrap();
+    assert_eq!(
+        easy_vqa(&dir, &out).unwrap_err().to_string(),
+        format!(
+            "{}: record of image 1: no such image file: {}",
+            questions.display(),
+            data.join("images/1.png").display()
+        )
+    );
+    std::fs::write(&questions, "[[\"q\", 1, 0]]").unwrap();
+    assert_eq!(
+        easy_vqa(&dir, &out).unwrap_err().to_string(),
+        format!(
+            "{}: expected a list of [question, answer, image number]: invalid type: integer `1`, expected a string \
+             at line 1 column 8",
+            questions.display()
+        )
+    );
+    std::fs::remove_file(&questions).unwrap();
+    assert!(easy_vqa(&dir, &out).unwrap_err().to_string().starts_with(&format!("{}: ", questions.display())));
+}
+
+#[test]
+fn the_command_prints_one_line_of_json() {
+    let folder = package("easy-vqa-command");
+    let output = Command::new(env!("CARGO_BIN_EXE_neva"))
+        .args(["data", "import", "easy-vqa"])
+        .arg(folder.0.join("in"))
+        .arg("--out")
+        .arg(folder.0.join("out"))
+        .output()
+        .unwrap();
+    assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+    assert_eq!(
+        String::from_utf8(output.stdout).unwrap(),
+        "{\"test\":{\"images\":1,\"questions\":1},\"train\":{\"images\":2,\"questions\":3}}\n"
+    );
+}
