@@ -78,8 +78,8 @@ impl AdamW {
         let clips = self.config.clip > 0.0 && norm > self.config.clip;
         // As torch.nn.utils.clip_grad_norm_, whose 1e-6 keeps a tiny norm from dividing by zero.
         let factor = if clips { self.config.clip / (norm + 1e-6) } else { 1.0 };
-        for i in 0..self.params.len() {
-            if let Some(grad) = &grads[i] {
+        for (i, grad) in grads.iter().enumerate() {
+            if let Some(grad) = grad {
                 self.update(i, grad, lr, factor, &device)?;
             }
         }

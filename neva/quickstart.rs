@@ -117,7 +117,7 @@ pub fn run(
     let example = answered.first().expect("there are held-out drawings");
     let image = scenes.image_folder.join(&example.images[0]);
     let sampling = Sampling { max_new_tokens: 8, ..answerer.greedy() };
-    let prompt = answerer.prompt(&example.question, &[image.clone()])?;
+    let prompt = answerer.prompt(&example.question, std::slice::from_ref(&image))?;
     let answer = answerer.answer(&[prompt], &sampling, &mut |_, _| Ok(()))?.remove(0);
     say(&format!(
         "\nneva generate --model {} --image {} --prompt '{}'\n{answer}",

@@ -52,7 +52,7 @@ impl Progress {
                 bar.set_message(text);
                 bar.set_position(r.step);
             }
-            None if r.step % self.every == 0 || r.step == self.last => {
+            None if r.step.is_multiple_of(self.every) || r.step == self.last => {
                 let done = (r.step - self.first).max(1) as f64;
                 let left = self.start.elapsed().as_secs_f64() / done * (self.last - r.step) as f64;
                 eprintln!("step {}/{} {text} eta {}", r.step, self.last, clock(left));
