@@ -27,7 +27,7 @@ fn one(op: impl Op + 'static, ins: impl Into<Vec<Tensor>>) -> Result<Tensor> {
 }
 
 impl Tensor {
-    /// A linear layer: `self w^T + bias`. self [rows.., in], w [out, in], bias [out].
+    /// A linear layer: `self w^T + bias`. self [rows.., in], w [out, in], bias `[out]`.
     pub fn linear(&self, w: &Tensor, bias: Option<&Tensor>) -> Result<Tensor> {
         let op = Gemm { bias: bias.is_some(), ..Gemm::new(Kind::NT) };
         one(op, [self, w].into_iter().chain(bias).cloned().collect::<Vec<_>>())

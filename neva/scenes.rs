@@ -59,7 +59,7 @@ const PLACES: [&str; 2] = ["left", "right"];
 /// A middle is at least this many pixels left or right of the picture's.
 const OFF_CENTRE: usize = 3;
 
-/// The files that [`write`] made.
+/// The files that [`write()`] made.
 #[derive(Clone, Debug)]
 pub struct Scenes {
     /// LLaVA JSON: one caption for each training picture, for phase 1.

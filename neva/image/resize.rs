@@ -3,7 +3,7 @@
 //! Pillow resamples 8-bit pictures with Keys' cubic (a = -0.5) whose support grows with the reduction, so that it also
 //! filters; one axis after the other, in fixed point, and rounds to 8 bits *after each pass*. What a trained tower has
 //! seen are those bytes: a resize that rounds once, or in floating point, differs in a fifth of them. Because of the
-//! rounding the order of the passes shows; see [`down_first`].
+//! rounding the order of the passes shows; see `down_first`.
 //!
 //! Only the output is ever held whole. A centre crop is a window of the output and nothing outside of it is computed, so
 //! a very long picture costs no more than its crop.

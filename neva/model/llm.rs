@@ -50,7 +50,7 @@ pub struct Layout {
     pub cu_seqlens: Tensor,
     /// cos and sin per row: [rows, rotary_dim].
     pub rotation: Tensor,
-    /// Which (sample, position) a row is, for dropout: [rows]. None outside training.
+    /// Which (sample, position) a row is, for dropout: `[rows]`. None outside training.
     pub dropout: Option<Dropout>,
     /// The longest sequence.
     pub max_len: usize,
@@ -128,7 +128,7 @@ impl Llm {
         })
     }
 
-    /// ids [rows] -> embeddings [rows, hidden].
+    /// ids `[rows]` -> embeddings [rows, hidden].
     pub fn embed(&self, ids: &Tensor) -> Result<Tensor> {
         let _scope = ids.device().scope("llm");
         Ok(self.embedding.tensor().embedding(ids)?)
