@@ -259,7 +259,7 @@ impl<T: Real<Acc: Accumulator>, C: Real<Acc = T::Acc>> Part<'_, T, C> {
         let (p, tile) = (self.product, self.tile);
         let a = Matrix { data: &p.a.data[self.batch * p.m * p.k..], ..p.a };
         let b = Matrix { data: &p.b.data[self.batch * p.k * p.n..], ..p.b };
-        let depth = even(p.k, tile.depth, 1);
+        let depth = even(p.k, tile.depth, 16);
         let height = even(rows.len(), MAX_ROWS, tile.rows);
         let few = if p.k <= depth { DIRECT_COLS_SHALLOW } else { DIRECT_COLS };
         let direct = T::DTYPE == T::Acc::DTYPE && a.col == 1 && cols.len() <= few;

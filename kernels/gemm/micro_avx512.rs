@@ -6,7 +6,9 @@
 //! have as many sums but lose a tenth where the rows of C lie a power of two apart, since twelve rows of it then
 //! fight for the same sets of the first-level cache.
 
+use super::pack::widen;
 use super::tile::{Call, Run, Tile};
+use crate::dtype::Real;
 use std::arch::x86_64::*;
 
 /// Floats of one register.
@@ -88,12 +90,47 @@ unsafe fn kernel<const ROWS: usize, const VECTORS: usize>(call: &Call<f32>) {
     }
 }
 
-/// `out[k][j] = block[j][k]`, by exchanging elements 1, 2, 4 and 8 apart.
+/// See [`super::tile::Accumulator::transpose`]: blocks of 16 by 16.
+#[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl")]
+pub fn transpose<T: Real<Acc = f32>>(
+    [cols, depth]: [usize; 2],
+    from: &[T],
+    distance: usize,
+    out: &mut [f32],
+    width: usize,
+) -> [usize; 2] {
+    let [cols, depth] = [cols, depth].map(|n| n / LANES * LANES);
+    if cols == 0 || depth == 0 {
+        return [0, 0];
+    }
+    assert!((cols - 1) * distance + depth <= from.len(), "the columns to pack lie in B");
+    assert!((depth - 1) * width + cols <= out.len(), "the strip holds them");
+    for j in (0..cols).step_by(LANES) {
+        for k in (0..depth).step_by(LANES) {
+            let mut block = [_mm512_setzero_ps(); LANES];
+            for (i, row) in block.iter_mut().enumerate() {
+                let from = from.as_ptr().wrapping_add((j + i) * distance + k);
+                // The next steps of many columns at once are more streams than the hardware follows.
+                _mm_prefetch::<_MM_HINT_T0>(from.wrapping_add(4 * LANES).cast());
+                // SAFETY: column j + i and 16 steps from k are within what the first assertion found. A register has
+                // the size of its lanes, and any bits are valid in both.
+                *row = unsafe {
+                    std::mem::transmute::<[f32; LANES], __m512>(widen(&*from.cast::<[T; LANES]>()))
+                };
+            }
+            for (i, row) in turn(block).into_iter().enumerate() {
+                // SAFETY: step k + i and 16 columns from j are within what the second assertion found.
+                unsafe { _mm512_storeu_ps(out.as_mut_ptr().add((k + i) * width + j), row) };
+            }
+        }
+    }
+    [cols, depth]
+}
+
+/// Element k of register j becomes element j of register k.
 #[target_feature(enable = "avx512f")]
 #[inline]
-pub fn transpose(block: &[[f32; LANES]; LANES]) -> [[f32; LANES]; LANES] {
-    // SAFETY: a register and an array of its lanes have the same size, and any bits are valid in both.
-    let x: [__m512; LANES] = unsafe { std::mem::transmute(*block) };
+fn turn(x: [__m512; LANES]) -> [__m512; LANES] {
     let mut y = x;
     // Pairs of rows, then pairs of pairs, within each 128-bit lane.
     for i in 0..8 {
@@ -119,6 +156,5 @@ pub fn transpose(block: &[[f32; LANES]; LANES]) -> [[f32; LANES]; LANES] {
         y[4 + r] = _mm512_shuffle_f32x4::<0x88>(ab_odd, cd_odd);
         y[12 + r] = _mm512_shuffle_f32x4::<0xdd>(ab_odd, cd_odd);
     }
-    // SAFETY: as above.
-    unsafe { std::mem::transmute(y) }
+    y
 }

@@ -57,14 +57,3 @@ unsafe fn rows<A: Float, const ROWS: usize, const COLS: usize>(call: &Call<A>) {
         c.copy_from_slice(&sums[..call.cols]);
     }
 }
-
-/// `out[k][j] = block[j][k]`.
-pub fn transpose<A: Float>(block: &[[A; 16]; 16]) -> [[A; 16]; 16] {
-    let mut out = [[A::ZERO; 16]; 16];
-    for (j, row) in block.iter().enumerate() {
-        for (k, value) in row.iter().enumerate() {
-            out[k][j] = *value;
-        }
-    }
-    out
-}

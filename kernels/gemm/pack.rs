@@ -187,7 +187,7 @@ fn copy_rows<T: Real, const WIDTH: usize>(
     )
 }
 
-/// [`strip`] where the columns of `b` are contiguous: in blocks that are turned in registers, then the edges.
+/// [`strip`] where the columns of `b` are contiguous: blocks turned in registers, then the edges.
 ///
 /// # Safety
 /// This machine has the instructions of `path`.
@@ -199,38 +199,19 @@ unsafe fn transpose<T: Real<Acc: Accumulator>>(
     width: usize,
     out: &mut [T::Acc],
 ) {
-    const SIDE: usize = 16;
-    let (whole_cols, whole_depth) = (cols / SIDE * SIDE, depth / SIDE * SIDE);
-    vectorize(
-        #[inline(always)]
-        || {
-            for j in (0..whole_cols).step_by(SIDE) {
-                for k in (0..whole_depth).step_by(SIDE) {
-                    let mut block = [[T::Acc::ZERO; SIDE]; SIDE];
-                    for (i, row) in block.iter_mut().enumerate() {
-                        let from = b.data[(j + i) * b.col + k..].first_chunk().expect("a whole block");
-                        *row = widen(from);
-                        prefetch(b.data, (j + i) * b.col + k + 64);
-                    }
-                    // SAFETY: the caller's promise.
-                    let block = unsafe { T::Acc::transpose(path, &block) };
-                    for (i, row) in block.iter().enumerate() {
-                        out[(k + i) * width + j..][..SIDE].copy_from_slice(row);
-                    }
-                }
-            }
-            for j in 0..width {
-                for k in if j < whole_cols { whole_depth } else { 0 }..depth {
-                    out[k * width + j] = if j < cols { b.data[j * b.col + k].to_acc() } else { T::Acc::ZERO };
-                }
-            }
-        },
-    )
+    // SAFETY: the caller's promise.
+    let [done_cols, done_depth] =
+        unsafe { T::Acc::transpose(path, [cols, depth], b.data, b.col, out, width) };
+    for j in 0..width {
+        for k in if j < done_cols { done_depth } else { 0 }..depth {
+            out[k * width + j] = if j < cols { b.data[j * b.col + k].to_acc() } else { T::Acc::ZERO };
+        }
+    }
 }
 
 /// A copy in the type of the sums. By value, which is what lets the compiler see whole vectors.
 #[inline(always)]
-fn widen<T: Real, const N: usize>(from: &[T; N]) -> [T::Acc; N] {
+pub fn widen<T: Real, const N: usize>(from: &[T; N]) -> [T::Acc; N] {
     let mut to = [T::Acc::ZERO; N];
     for i in 0..N {
         to[i] = from[i].to_acc();

@@ -4,7 +4,7 @@
 //! it in [`Accumulator::tile`].
 
 use super::micro_portable;
-use crate::dtype::Float;
+use crate::dtype::{Float, Real};
 use crate::simd::Path;
 
 /// The widest strip of any micro-kernel, in columns.
@@ -78,11 +78,19 @@ pub trait Accumulator: Float {
     /// The micro-kernel of an instruction set.
     fn tile(path: Path) -> Tile<Self>;
 
-    /// Transposes a block: `out[k][j] = block[j][k]`.
+    /// Writes `out[k * width + j] = from[j * distance + k]` for as many of the columns j and steps k (`size` has the
+    /// number of each) as fill whole blocks of registers, and returns how many those were.
     ///
     /// # Safety
     /// This machine has the instructions of `path`.
-    unsafe fn transpose(path: Path, block: &[[Self; 16]; 16]) -> [[Self; 16]; 16];
+    unsafe fn transpose<T: Real<Acc = Self>>(
+        path: Path,
+        size: [usize; 2],
+        from: &[T],
+        distance: usize,
+        out: &mut [Self],
+        width: usize,
+    ) -> [usize; 2];
 }
 
 impl Accumulator for f64 {
@@ -90,8 +98,15 @@ impl Accumulator for f64 {
         micro_portable::F64
     }
 
-    unsafe fn transpose(_path: Path, block: &[[f64; 16]; 16]) -> [[f64; 16]; 16] {
-        micro_portable::transpose(block)
+    unsafe fn transpose<T: Real<Acc = f64>>(
+        _path: Path,
+        _size: [usize; 2],
+        _from: &[T],
+        _distance: usize,
+        _out: &mut [f64],
+        _width: usize,
+    ) -> [usize; 2] {
+        [0, 0]
     }
 }
 
@@ -104,13 +119,19 @@ impl Accumulator for f32 {
         }
     }
 
-    #[inline(always)]
-    unsafe fn transpose(path: Path, block: &[[f32; 16]; 16]) -> [[f32; 16]; 16] {
+    unsafe fn transpose<T: Real<Acc = f32>>(
+        path: Path,
+        size: [usize; 2],
+        from: &[T],
+        distance: usize,
+        out: &mut [f32],
+        width: usize,
+    ) -> [usize; 2] {
         match path {
             // SAFETY: the caller's promise.
             #[cfg(target_arch = "x86_64")]
-            Path::Avx512 => unsafe { super::micro_avx512::transpose(block) },
-            _ => micro_portable::transpose(block),
+            Path::Avx512 => unsafe { super::micro_avx512::transpose(size, from, distance, out, width) },
+            _ => [0, 0],
         }
     }
 }
