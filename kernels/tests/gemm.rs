@@ -4,8 +4,9 @@
 use kernels::check::Random;
 use kernels::dtype::{Real, bf16};
 use kernels::gemm::{Accumulator, Gemm, Kind, Matrix, Product, multiply_on};
+use kernels::op::Want;
 use kernels::simd::Path;
-use kernels::{DType, Op, Spec};
+use kernels::{Buffer, DType, Device, Needs, Op, Role, Slot, Spec, run};
 
 const KINDS: [Kind; 3] = [Kind::NN, Kind::NT, Kind::TN];
 
@@ -269,4 +270,51 @@ fn infer_names_what_does_not_fit() {
     fails(bias, &[spec(&[2, 3]), spec(&[4, 3]), spec(&[3])], "bias f32[3] does not match c f32[2, 4]");
     let onto = Gemm { accumulate: true, ..plain };
     fails(onto, &[spec(&[2, 3]), spec(&[4, 3]), spec(&[4, 2])], "cannot add f32[2, 4] to c f32[4, 2]");
+}
+
+#[test]
+fn a_frozen_operand_keeps_nothing_for_its_gradient() {
+    let op = Gemm { kind: Kind::NT, bias: true, accumulate: true };
+    assert_eq!(op.saves(Needs(0b0001)), [Slot::In(1)], "x needs w alone");
+    assert_eq!(op.saves(Needs(0b0010)), [Slot::In(0)], "w needs x alone");
+    assert!(op.saves(Needs(0b1100)).is_empty(), "bias and c need neither");
+}
+
+#[test]
+fn onto_c_writes_its_bytes_only_if_nobody_else_holds_them() {
+    let device = Device::cpu();
+    let buffer = |dims: [usize; 2], value: f32| {
+        Buffer::from_slice(&device, dims, &vec![value; dims[0] * dims[1]], Role::Activation).unwrap()
+    };
+    let op = Gemm { kind: Kind::NT, bias: false, accumulate: true };
+    let (a, b) = (buffer([2, 3], 1.0), buffer([4, 3], 2.0));
+    for shared in [false, true] {
+        let c = buffer([2, 4], 0.5);
+        let held = shared.then(|| c.clone());
+        let bytes = c.slice::<f32>().as_ptr();
+        let out = run::forward(&op, vec![a.clone(), b.clone(), c], Needs::default()).unwrap().outs.remove(0);
+        assert_eq!(out.to_vec::<f32>().unwrap(), [6.5; 8]);
+        assert_eq!(out.slice::<f32>().as_ptr() == bytes, !shared, "shared: {shared}");
+        if let Some(held) = held {
+            assert_eq!(held.to_vec::<f32>().unwrap(), [0.5; 8], "the other holder sees no change");
+        }
+    }
+}
+
+#[test]
+fn a_bf16_weight_takes_its_gradient_in_f32() {
+    let device = Device::cpu();
+    let ones = |dims: [usize; 2]| {
+        Buffer::from_slice(&device, dims, &vec![bf16::ONE; dims[0] * dims[1]], Role::Activation).unwrap()
+    };
+    let (x, w) = (ones([257, 2]), ones([3, 2]));
+    let specs = [x.spec(), w.spec()];
+    let op = Gemm::new(Kind::NT);
+    let ran = run::forward(&op, vec![x, w], Needs(0b10)).unwrap();
+    let dy = ones([257, 3]);
+    let wants = vec![Want::No, Want::New(DType::F32, Role::Gradient)];
+    let given = run::backward(&op, &"".into(), &specs, ran.saved, vec![Some(dy)], wants).unwrap();
+    // bf16 has no 257.
+    assert_eq!(given[1].as_ref().unwrap().to_vec::<f32>().unwrap(), [257.0; 6]);
+    assert!(given[0].is_none());
 }
