@@ -33,13 +33,11 @@ fn questions_of_an_image_become_turns_of_one_record() {
     assert_eq!(imported.train, Imported { images: 2, questions: 3 });
     assert_eq!(imported.test, Imported { images: 1, questions: 1 });
     let records = read(&out.join("train.json")).unwrap();
-    let all: Vec<(&str, &[String], Vec<(&str, &str)>)> = records
-        .iter()
-        .map(|r| {
-            let turns = r.turns.iter().map(|t| (t.question.as_str(), t.answer.as_str())).collect();
-            (r.name.as_str(), r.images.as_slice(), turns)
-        })
-        .collect();
+    let all = records.iter().map(|r| {
+        let turns: Vec<_> = r.turns.iter().map(|t| (t.question.as_str(), t.answer.as_str())).collect();
+        (r.name.as_str(), r.images.as_slice(), turns)
+    });
+    let all: Vec<_> = all.collect();
     assert_eq!(
         all,
         [
