@@ -22,7 +22,7 @@ pub const PRETRAIN: (&str, &str) =
 pub const FINETUNE: (&str, &str) =
     ("configs/quickstart_finetune.yaml", include_str!("../configs/quickstart_finetune.yaml"));
 
-const TRAIN_IMAGES: usize = 4000;
+const TRAIN_IMAGES: usize = 10_000;
 const HELD_OUT_IMAGES: usize = 400;
 const VOCABULARY: usize = 512;
 const SEED: u64 = 1;
