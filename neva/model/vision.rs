@@ -34,13 +34,18 @@ struct Layer {
     fc2: Linear,
 }
 
-/// Standard deviation of a tower born here.
-const INIT: Init = Init::Normal(0.02);
-
 impl VisionTower {
-    /// A tower with parameters from `weights`.
+    /// A tower with parameters from `weights`. Born here, it starts as CLIP did: with the width d and L layers,
+    /// matrices that write to the residual stream have a standard deviation of (2 L d)^-1/2, q, k and v of d^-1/2,
+    /// the MLP's first of (2 d)^-1/2, the class embedding of d^-1/2, and the patch and position embeddings, which a
+    /// norm follows, of 0.02.
     pub fn new(weights: &Weights, config: &VisionConfig) -> Result<Self> {
         let (d, p) = (config.hidden_size, config.patch_size);
+        let width = d as f64;
+        let read = Init::Normal(width.powf(-0.5));
+        let expand = Init::Normal((2.0 * width).powf(-0.5));
+        let write = Init::Normal((2.0 * config.layers.max(1) as f64 * width).powf(-0.5));
+        let embed = Init::Normal(0.02);
         let norm = |name: &str| Norm::new(weights, name, NormKind::Layer, d, config.eps);
         let linear =
             |name: &str, input, output| Linear::new(weights, name, input, output, INIT, Some(Init::Zero));
@@ -49,21 +54,21 @@ impl VisionTower {
                 let at = |part: &str| format!("vision.layers.{i}.{part}");
                 Ok(Layer {
                     norm1: norm(&at("norm1"))?,
-                    qkv: linear(&at("qkv"), d, 3 * d)?,
-                    out: linear(&at("out"), d, d)?,
+                    qkv: linear(&at("qkv"), d, 3 * d, read)?,
+                    out: linear(&at("out"), d, d, write)?,
                     norm2: norm(&at("norm2"))?,
-                    fc1: linear(&at("fc1"), d, config.ffn_size)?,
-                    fc2: linear(&at("fc2"), config.ffn_size, d)?,
+                    fc1: linear(&at("fc1"), d, config.ffn_size, expand)?,
+                    fc2: linear(&at("fc2"), config.ffn_size, d, write)?,
                 })
             })
             .collect::<Result<_>>()?;
         Ok(VisionTower {
-            patch_embedding: weights.param("vision.patch_embedding.weight", [d, 3 * p * p], INIT)?,
-            class_embedding: weights.param("vision.class_embedding", [1, d], INIT)?,
+            patch_embedding: weights.param("vision.patch_embedding.weight", [d, 3 * p * p], embed)?,
+            class_embedding: weights.param("vision.class_embedding", [1, d], read)?,
             position_embedding: weights.param(
                 "vision.position_embedding.weight",
                 [config.patches() + 1, d],
-                INIT,
+                embed,
             )?,
             pre_norm: norm("vision.pre_norm")?,
             layers,
