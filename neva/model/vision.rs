@@ -47,8 +47,9 @@ impl VisionTower {
         let write = Init::Normal((2.0 * config.layers.max(1) as f64 * width).powf(-0.5));
         let embed = Init::Normal(0.02);
         let norm = |name: &str| Norm::new(weights, name, NormKind::Layer, d, config.eps);
-        let linear =
-            |name: &str, input, output| Linear::new(weights, name, input, output, INIT, Some(Init::Zero));
+        let linear = |name: &str, input, output, init| {
+            Linear::new(weights, name, input, output, init, Some(Init::Zero))
+        };
         let layers = (0..config.layers)
             .map(|i| {
                 let at = |part: &str| format!("vision.layers.{i}.{part}");
