@@ -67,7 +67,8 @@ fn normal(text: &str) -> String {
 
 /// Asks every question and hands each answer to `on_answer`, in order.
 ///
-/// Errors: the data cannot be read, an image cannot be read, or the data has no question.
+/// Errors: the data cannot be read or has no question; a record whose image cannot be read, or whose question is longer
+/// than the model's positions.
 pub fn run(
     answerer: &Answerer,
     options: &Options,
@@ -97,7 +98,11 @@ pub fn run(
             .par_iter()
             .map(|q| {
                 let paths: Vec<PathBuf> = q.images.iter().map(|i| options.image_folder.join(i)).collect();
-                answerer.prompt(&q.question, &paths)
+                answerer.prompt(&q.question, &paths).map_err(|error| Error::Data {
+                    path: options.data.clone(),
+                    record: q.record.clone(),
+                    message: error.to_string(),
+                })
             })
             .collect::<Result<Vec<_>>>()?;
         let answers = answerer.answer(&prompts, &sampling, &mut |_, _| Ok(()))?;

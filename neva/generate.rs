@@ -72,6 +72,13 @@ impl Answerer {
         let init = LlmInit { std: 0.0, scaled: false }; // nothing is born here
         let model = Model::new(&device, dtype, config, Trainable::NONE, sources, init)?;
         let tokenizer = Tokenizer::load(dir)?;
+        let (pieces, rows) = (tokenizer.vocab_size(), config.llm.vocab_size);
+        if pieces > rows {
+            let message = format!(
+                "the tokenizer has {pieces} pieces, the embedding of the language model only {rows} rows"
+            );
+            return Err(Error::Checkpoint { path: dir.into(), message });
+        }
         let extras = checkpoint.extras();
         let path = dir.join("config.json");
         let bad = |key: &str, value: &str| Error::Checkpoint {
@@ -95,34 +102,42 @@ impl Answerer {
     /// A user's turn in the model's template, with its images' pixels. Images without an `<image>` in the text go in
     /// front, one a line.
     ///
-    /// Errors: an image cannot be read; more `<image>` in the text than images.
+    /// Errors: an image cannot be read; more `<image>` in the text than images; more rows than the model has positions.
     pub fn prompt(&self, question: &str, images: &[PathBuf]) -> Result<(Prompt, Vec<f32>)> {
         let pixels = self.pixels(images)?;
         let written = question.matches(IMAGE).count();
         if written > images.len() {
-            return Err(Error::Usage(format!(
-                "the prompt has {written} {IMAGE}, but {} images are given",
-                images.len()
-            )));
+            return Err(another_number(written, images));
         }
         let question = format!("{IMAGE}\n").repeat(images.len() - written) + question;
         let prompt = data::prompt(self.template, &self.tokenizer, self.images(), &[(question, None)])?;
+        self.check_length(&prompt)?;
         Ok((prompt, pixels))
     }
 
     /// A text taken as it is, with its images' pixels.
     ///
-    /// Errors: an image cannot be read; the text has another number of `<image>` than there are images.
+    /// Errors: an image cannot be read; the text has another number of `<image>` than there are images; more rows than
+    /// the model has positions.
     pub fn raw_prompt(&self, text: &str, images: &[PathBuf]) -> Result<(Prompt, Vec<f32>)> {
         let pixels = self.pixels(images)?;
         let written = text.matches(IMAGE).count();
         if written != images.len() {
-            return Err(Error::Usage(format!(
-                "the prompt has {written} {IMAGE}, but {} images are given",
-                images.len()
-            )));
+            return Err(another_number(written, images));
         }
-        Ok((data::raw_prompt(text, &self.tokenizer, self.images())?, pixels))
+        let prompt = data::raw_prompt(text, &self.tokenizer, self.images())?;
+        self.check_length(&prompt)?;
+        Ok((prompt, pixels))
+    }
+
+    /// There must be a position left for the first token of the answer.
+    fn check_length(&self, prompt: &Prompt) -> Result<()> {
+        let (rows, positions) = (prompt.ids.len(), self.model.config().llm.max_positions);
+        if rows >= positions {
+            let message = format!("the prompt has {rows} rows, the model only {positions} positions");
+            return Err(Error::Usage(message));
+        }
+        Ok(())
     }
 
     fn pixels(&self, images: &[PathBuf]) -> Result<Vec<f32>> {
@@ -141,21 +156,19 @@ impl Answerer {
     /// Answers to prompts with their images' pixels (all images of a prompt one behind the other). `on_text` gets
     /// (prompt, text) as soon as text is certain; the answers come back whole.
     ///
-    /// Errors: a prompt that with `max_new_tokens` is longer than the model's positions.
+    /// Errors: a prompt of more rows than the model has positions. An answer ends at the last position.
     pub fn answer(
         &self,
         prompts: &[(Prompt, Vec<f32>)],
         sampling: &Sampling,
         on_text: &mut dyn FnMut(usize, &str) -> Result<()>,
     ) -> Result<Vec<String>> {
-        let max_positions = self.model.config().llm.max_positions;
-        let longest = prompts.iter().map(|(p, _)| p.ids.len()).max().unwrap_or(0);
-        if longest >= max_positions {
-            return Err(Error::Usage(format!(
-                "the prompt has {longest} rows, the model only {max_positions} positions"
-            )));
+        for (prompt, _) in prompts {
+            self.check_length(prompt)?;
         }
-        let capacity = (longest + sampling.max_new_tokens).min(max_positions);
+        let longest = prompts.iter().map(|(p, _)| p.ids.len()).max().unwrap_or(0);
+        let capacity =
+            longest.saturating_add(sampling.max_new_tokens).min(self.model.config().llm.max_positions);
         let mut cache = self.model.cache(&self.device, prompts.len(), capacity)?;
         let mut answers: Vec<Answer> = prompts
             .iter()
@@ -214,6 +227,14 @@ impl Answerer {
         let out = self.model.extend(&self.device, cache, &rows, &wanted)?;
         Ok(to_f32(&out.to_f64()?))
     }
+}
+
+fn another_number(written: usize, images: &[PathBuf]) -> Error {
+    let given = match images.len() {
+        1 => "1 image is".to_string(),
+        n => format!("{n} images are"),
+    };
+    Error::Usage(format!("the prompt has {written} {IMAGE}, but {given} given"))
 }
 
 fn to_f32(values: &[f64]) -> Vec<f32> {

@@ -217,9 +217,16 @@ pub fn read(path: &Path) -> Result<(ModelConfig, Extras)> {
         vision,
         llm,
     };
-    if config.image_token as usize >= config.llm.vocab_size {
-        let message = format!("{} is not below vocab_size {}", config.image_token, config.llm.vocab_size);
-        return Err(root.error(image_token, message));
+    let below_vocab_size = |node: &Node, key: &str, id: u32| {
+        if (id as usize) < config.llm.vocab_size {
+            return Ok(());
+        }
+        Err(node.error(key, format!("{id} is not below vocab_size {}", config.llm.vocab_size)))
+    };
+    below_vocab_size(&root, image_token, config.image_token)?;
+    if let Some((start, end)) = config.image_marks {
+        below_vocab_size(&ours, "im_start_id", start)?;
+        below_vocab_size(&ours, "im_end_id", end)?;
     }
     let defaults = Extras::default();
     let extras = Extras {
@@ -251,6 +258,11 @@ fn vision(root: &Node, v: &Node) -> Result<VisionConfig> {
             }
         },
     };
+    let last = config.layers as i64;
+    if !(-last - 1..=last).contains(&config.select_layer) {
+        let message = format!("is {}, but the tower has hidden states 0 to {last}", config.select_layer);
+        return Err(root.error("vision_feature_layer", message));
+    }
     v.divides("num_attention_heads", config.heads, "hidden_size", config.hidden_size)?;
     v.divides("patch_size", config.patch_size, "image_size", config.image_size)?;
     v.head_dim(config.hidden_size / config.heads)?;

@@ -80,6 +80,10 @@ impl Checkpoint {
                     format!("{}: has shape {:?}, expected {:?}", entry.name, entry.dims, part.dims),
                 ));
             }
+            if !matches!(entry.dtype, DType::F32 | DType::Bf16 | DType::F16) {
+                let message = format!("{}: stored as {}, expected f32, bf16 or f16", entry.name, entry.dtype);
+                return Err(self.tensors.error(entry, message));
+            }
             if *stored.get_or_insert(entry.dtype) != entry.dtype {
                 return Err(self
                     .tensors

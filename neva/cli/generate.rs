@@ -4,6 +4,7 @@ use std::path::PathBuf;
 
 use super::bench::Dtype;
 use neva::generate::{Answerer, Sampling};
+use neva::image::Image;
 use neva::{Result, train};
 
 /// Answer one prompt, about images if there are any
@@ -63,6 +64,10 @@ pub fn run(a: &Arguments) -> Result<()> {
     }
     if a.max_new_tokens == 0 {
         return usage("--max-new-tokens: expected at least 1");
+    }
+    // A wrong name is told before a large model is read.
+    for path in &a.image {
+        Image::open(path)?;
     }
     train::in_pool(a.threads, || {
         let answerer = Answerer::load(&a.model, a.dtype.map(Into::into))?;

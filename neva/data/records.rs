@@ -68,9 +68,10 @@ pub fn read(path: &Path) -> Result<Vec<Record>> {
     let whole = |message| Error::DataFile { path: path.into(), message };
     match read {
         Err(error) if error.is_data() => Err(whole(format!("expected a list of records: {error}"))),
-        Err(error) => {
-            Err(whole(format!("not JSON, or cut off, after {} records: {error}", list.records.len())))
-        }
+        Err(error) => Err(whole(format!(
+            "not JSON, or cut off, after {}: {error}",
+            count(list.records.len(), "record")
+        ))),
         Ok(()) if list.records.is_empty() => Err(whole("the list of records is empty".into())),
         Ok(()) => Ok(list.records),
     }
