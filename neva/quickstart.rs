@@ -9,7 +9,7 @@ use crate::report::{self, Curve};
 use crate::scenes::{self, Scenes};
 use crate::tokenizer;
 use crate::train::{self, Summary};
-use crate::{Error, Result, data};
+use crate::{Error, Result};
 use serde_json::{Value, json};
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -67,12 +67,7 @@ pub fn run(
     let scenes = scenes::write(&out.join("scenes"), TRAIN_IMAGES, HELD_OUT_IMAGES, SEED)?;
     let tokenizer_dir = out.join("tokenizer");
     fs::create_dir_all(&tokenizer_dir).map_err(Error::io(&tokenizer_dir))?;
-    let mut texts = fs::read_to_string(&scenes.texts).map_err(Error::io(&scenes.texts))?;
-    // The frame of every conversation belongs to what is read; each word of it becomes a piece or two.
-    for _ in 0..50 {
-        texts.push_str(data::SYSTEM);
-        texts.push_str("\nUSER: ASSISTANT:\n");
-    }
+    let texts = fs::read_to_string(&scenes.texts).map_err(Error::io(&scenes.texts))?;
     tokenizer::train(texts.lines(), VOCABULARY, &[])?.save(&tokenizer_dir)?;
 
     say(

@@ -5,6 +5,7 @@ use std::path::Path;
 use serde::Serialize;
 
 use super::records::IMAGE;
+use super::template::SYSTEM;
 use crate::{Error, Result};
 
 /// A record to write.
@@ -50,13 +51,18 @@ pub fn write(path: &Path, records: &[Conversation]) -> Result<()> {
     std::fs::write(path, json).map_err(Error::io(path))
 }
 
-/// Writes every question and answer, one a line, to train a tokenizer on.
+/// Writes every question and answer, one a line, to train a tokenizer on; and, as often as makes a tokenizer learn its
+/// words, the frame that the template v1 puts around every conversation.
 ///
 /// # Errors
 /// [`Error::Io`].
 pub fn write_texts<'a>(path: &Path, records: impl IntoIterator<Item = &'a Conversation>) -> Result<()> {
     let said = records.into_iter().flat_map(|record| &record.conversations);
-    let texts: String =
+    let mut texts: String =
         said.flat_map(|turn| [turn.value.trim_start_matches(IMAGE).trim_start(), "\n"]).collect();
+    for _ in 0..50 {
+        texts.push_str(SYSTEM);
+        texts.push_str("\nUSER: ASSISTANT:\n");
+    }
     std::fs::write(path, texts).map_err(Error::io(path))
 }
