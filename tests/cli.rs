@@ -61,3 +61,12 @@ fn a_reader_that_goes_away_is_no_error() {
     child.stderr.take().unwrap().read_to_string(&mut stderr).unwrap();
     assert_eq!((child.wait().unwrap().code(), stderr.as_str()), (Some(0), ""));
 }
+
+#[test]
+fn an_unknown_cpu_path_is_named_with_those_there_are() {
+    let output = neva().args(["config", recipe().to_str().unwrap()]).env("NEVA_CPU", "mmx").output().unwrap();
+    let stderr = String::from_utf8(output.stderr).unwrap();
+    assert_eq!(output.status.code(), Some(1));
+    assert!(stderr.starts_with("error: NEVA_CPU=mmx: this machine has "), "{stderr}");
+    assert!(stderr.contains("portable"), "{stderr}");
+}

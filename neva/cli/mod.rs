@@ -49,6 +49,8 @@ enum Command {
 /// # Errors
 /// Whatever the subcommand meets.
 pub fn run(arguments: Arguments) -> Result<()> {
+    // A path this machine cannot take is an error for the user, before anything falls back to another.
+    kernels::simd::Path::choose().map_err(Error::Usage)?;
     match arguments.command {
         Command::Config(arguments) => config::run(&arguments),
         Command::Data(arguments) => data::run(&arguments),
