@@ -73,7 +73,8 @@ fn a_damaged_model_directory_is_refused_by_file_and_tensor() {
         let from = format!("model.restore_from_path={}", model.display());
         let out = format!("exp_manager.explicit_log_dir={}", dir.join("run").display());
         let recipe = SHARED.join("recipe.yaml");
-        refused(&words!["train", recipe.display(), from, out, "model.tokenizer.model=null"], &error);
+        let train = words!["train", recipe.display(), from, out, "model.tokenizer.model=null"];
+        refused(&train, &error);
     };
     let shard = |model: &Path| model.join("model-frozen.safetensors");
     let cut = |path: &Path, to: &dyn Fn(usize) -> usize| {

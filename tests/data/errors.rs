@@ -26,18 +26,18 @@ fn a_file_that_is_no_list_of_records() {
     );
     assert_eq!(
         message(""),
-        "not JSON, or cut off, after 0 records: EOF while parsing a value at line 1 column 0"
+        "not JSON, or cut off, after no record: EOF while parsing a value at line 1 column 0"
     );
     let whole = "[\n{\"conversations\": [{\"from\": \"human\", \"value\": \"q\"}, {\"from\": \"gpt\", \"value\": \"a\"}]},\n{\"id\": 1}]";
     assert_eq!(
         message(&whole[..whole.len() - 4]),
-        "not JSON, or cut off, after 1 records: EOF while parsing a value at line 3 column 6"
+        "not JSON, or cut off, after 1 record: EOF while parsing a value at line 3 column 6"
     );
     assert_eq!(message("[{\"id\": 1}, x]"), "record 0 (1): \"conversations\" is missing",);
     let first = whole.rsplit_once(",\n").unwrap().0;
     assert_eq!(
         message(&format!("{first}] []")),
-        "not JSON, or cut off, after 1 records: trailing characters at line 2 column 86"
+        "not JSON, or cut off, after 1 record: trailing characters at line 2 column 86"
     );
     let missing = folder.0.join("missing.json");
     assert!(read(&missing).unwrap_err().to_string().starts_with(&format!("{}: ", missing.display())));
