@@ -84,10 +84,14 @@ pub fn run(config: &Config, stop: &(dyn Fn(u64) -> bool + Sync)) -> Result<Summa
 
 /// Runs `f` on a thread pool of this many threads (all cores if None).
 pub fn in_pool<T: Send>(threads: Option<usize>, f: impl FnOnce() -> Result<T> + Send) -> Result<T> {
+    // The bound of trainer.threads too; rayon starts as many as it is told, and waits for each.
+    if let Some(threads) = threads.filter(|n| !(1..=4096).contains(n)) {
+        return Err(Error::Usage(format!("threads: expected 1 to 4096, got {threads}")));
+    }
     let pool = rayon::ThreadPoolBuilder::new()
         .num_threads(threads.unwrap_or(0))
         .build()
-        .map_err(|e| Error::Usage(format!("cannot start {threads:?} threads: {e}")))?;
+        .map_err(|e| Error::Usage(format!("cannot start the threads: {e}")))?;
     pool.install(f)
 }
 

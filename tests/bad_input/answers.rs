@@ -45,6 +45,10 @@ fn generate_streams_only_the_answer_and_checks_its_images() {
         &generate(&none, &["--prompt", "What?"]),
         &format!("{}: No such file or directory (os error 2)", config.display()),
     );
+    for threads in ["0", "100000000"] {
+        let words = generate(&model, &["--prompt", "What?", "--threads", threads]);
+        refused(&words, &format!("threads: expected 1 to 4096, got {threads}"));
+    }
     // The longest answer that can be asked for ends where the model does.
     let mut words = generate(&model, &["--image", image, "--prompt", "What?"]);
     words[2] = usize::MAX.to_string();
