@@ -67,9 +67,6 @@ fn write_all(dir: &Path, model: &Model, files: &ModelFiles) -> Result<()> {
     let dtype = model.dtype();
     let name = if dtype == DType::Bf16 { "bfloat16" } else { "float32" };
     write_json(&dir.join("config.json"), &arch::to_json(model.config(), files.extras, name))?;
-    let mut generation = json!({"do_sample": false, "max_new_tokens": 256});
-    generation["transformers_version"] = json!("4.46.0");
-    write_json(&dir.join("generation_config.json"), &generation)?;
     (files.write)(dir)?;
 
     let (trained, frozen): (Vec<&Param>, Vec<&Param>) =

@@ -240,11 +240,7 @@ impl<'a> Trainer<'a> {
         }
         let norm = self.optimizer.step(lr)?;
         if !loss.is_finite() || !norm.is_finite() {
-            return Err(Error::Usage(format!(
-                "step {}: the loss is {loss} and the gradient norm {norm}; lower model.optim.lr or clip harder \
-                 (trainer.gradient_clip_val); the last checkpoint stands",
-                step + 1
-            )));
+            return Err(diverged(step + 1, &format!("the loss is {loss} and the gradient norm {norm}")));
         }
         self.position = Position { step: step + 1, val_loss: None, loss };
         Ok((rows, lr, norm))
@@ -280,9 +276,11 @@ impl<'a> Trainer<'a> {
     }
 
     fn save(&mut self) -> Result<()> {
+        self.check_finite()?;
         let target = self.dir.checkpoint(self.position.step);
         let write = |dir: &Path| {
             self.setup.tokenizer.save(dir)?;
+            write_generation(dir, &self.setup)?;
             write_processors(dir, &self.preprocess, &self.setup)
         };
         let files = ModelFiles { extras: &self.setup.extras, write: &write, previous: self.last.as_deref() };
@@ -291,6 +289,17 @@ impl<'a> Trainer<'a> {
         })?;
         self.last = Some(target);
         self.dir.prune(self.config.exp_manager.checkpoint_callback_params.save_top_k)
+    }
+
+    /// An update can overflow although loss and gradient were finite; such weights are no checkpoint to go on from.
+    fn check_finite(&self) -> Result<()> {
+        for param in self.setup.model.params().into_iter().filter(|p| p.trainable()) {
+            let squares = kernels::run::update(&kernels::sum_squares::SumSquares, vec![param.value()])?;
+            if !squares[0].to_f64()?[0].is_finite() {
+                return Err(diverged(self.position.step, &format!("{} is not finite", param.name())));
+            }
+        }
+        Ok(())
     }
 
     fn describe(&self) -> String {
@@ -314,6 +323,13 @@ impl<'a> Trainer<'a> {
         }
         text
     }
+}
+
+fn diverged(step: u64, what: &str) -> Error {
+    Error::Usage(format!(
+        "step {step}: {what}; lower model.optim.lr or clip harder (trainer.gradient_clip_val); \
+         the last checkpoint stands"
+    ))
 }
 
 /// The mean loss over the supervised tokens of the first `limit` samples.
@@ -381,6 +397,16 @@ fn open_data(
         reduction: m.loss_reduction,
     };
     Dataset::open(options, &setup.tokenizer)
+}
+
+/// Writes generation_config.json: greedy, and the token that ends an answer.
+fn write_generation(dir: &Path, setup: &Setup) -> Result<()> {
+    let t = &setup.tokenizer;
+    let generation = json!({
+        "bos_token_id": t.bos(), "eos_token_id": t.eos(), "pad_token_id": t.pad().or(t.eos()), "do_sample": false,
+        "max_new_tokens": 256,
+    });
+    checkpoint::write_json(&dir.join("generation_config.json"), &generation)
 }
 
 /// Writes preprocessor_config.json and processor_config.json.

@@ -52,7 +52,10 @@ fn questions_of_an_image_become_turns_of_one_record() {
     assert_eq!(Image::open(&out.join("images/train/1.png")).unwrap(), Image::filled(2, 2, [1; 3]));
     assert_eq!(Image::open(&out.join("images/test/0.png")).unwrap(), Image::filled(2, 2, [0; 3]));
     let texts = std::fs::read_to_string(out.join("texts.txt")).unwrap();
-    assert!(texts.starts_with("what is it?\ncircle\nis it red?\nno\nis it blue?\nyes\nA chat between"), "{texts}");
+    assert!(
+        texts.starts_with("what is it?\ncircle\nis it red?\nno\nis it blue?\nyes\nA chat between"),
+        "{texts}"
+    );
     // Once more over what is there: the same files.
     let before = std::fs::read(out.join("train.json")).unwrap();
     assert_eq!(easy_vqa(&dir, &out).unwrap(), imported);
