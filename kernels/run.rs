@@ -1,6 +1,6 @@
 //! The mechanics of running one op: what the engine calls, and what the checks call, so that what is checked runs.
 
-use crate::device::{Buffer, Device, Event, Pass, Role};
+use crate::device::{Buffer, Device, Event, Pass};
 use crate::op::{Backward, Cost, Forward, Needs, Op, Run, Slot, Want};
 use crate::{Error, Result, Spec};
 use std::time::Instant;
@@ -124,9 +124,4 @@ impl<'a> Timer<'a> {
             device.meter().record(event);
         }
     }
-}
-
-/// A fresh activation on the device of `like`.
-pub fn alloc_like(like: &Buffer, spec: Spec) -> Result<Buffer> {
-    like.device().alloc(spec, Role::Activation)
 }
