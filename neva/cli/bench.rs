@@ -4,7 +4,7 @@ use clap::{Args, Subcommand, ValueEnum};
 use engine::{DType, Pass, summarize};
 use neva::bench::{Sizes, StepBench};
 use neva::model::Trainable;
-use neva::{Result, train};
+use neva::{Error, Result, train};
 
 /// Time parts of the work
 #[derive(Subcommand)]
@@ -19,22 +19,22 @@ pub struct Step {
     #[arg(long, default_value = "f32")]
     dtype: Dtype,
     /// CPU threads
-    #[arg(long, default_value_t = 1)]
+    #[arg(long, default_value_t = 1, value_parser = super::positive)]
     threads: usize,
     /// Sequences, each with one image
-    #[arg(long, default_value_t = 4)]
+    #[arg(long, default_value_t = 4, value_parser = super::positive)]
     batch: usize,
     /// Text tokens of a sequence
-    #[arg(long, default_value_t = 64)]
+    #[arg(long, default_value_t = 64, value_parser = super::positive)]
     text: usize,
     /// Steps timed
-    #[arg(long, default_value_t = 8)]
+    #[arg(long, default_value_t = 8, value_parser = super::positive)]
     steps: usize,
     /// Side of the image, pixels
-    #[arg(long, default_value_t = 64)]
+    #[arg(long, default_value_t = 64, value_parser = super::positive)]
     image: usize,
     /// Side of a patch, pixels
-    #[arg(long, default_value_t = 8)]
+    #[arg(long, default_value_t = 8, value_parser = super::positive)]
     patch: usize,
     /// Tower: hidden,layers,heads,ffn
     #[arg(long, default_value = "256,4,4,1024", value_parser = sizes)]
@@ -43,10 +43,10 @@ pub struct Step {
     #[arg(long, default_value = "512,8,8,1376", value_parser = sizes)]
     llm: Sizes,
     /// Key and value heads; all heads if not given
-    #[arg(long)]
+    #[arg(long, value_parser = super::positive)]
     kv: Option<usize>,
     /// Vocabulary
-    #[arg(long, default_value_t = 4096)]
+    #[arg(long, default_value_t = 4096, value_parser = super::positive)]
     vocab: usize,
     /// What learns: all, the projector (phase 1), or projector and decoder (phase 2)
     #[arg(long, default_value = "llm")]
@@ -98,17 +98,28 @@ pub fn run(command: &Command) -> Result<()> {
         Train::Llm => Trainable { vision: false, projector: true, llm: true },
         Train::Projector => Trainable { vision: false, projector: true, llm: false },
     };
+    let kv = step.kv.unwrap_or(step.llm.heads);
+    let usage = |wrong: bool, what: String| if wrong { Err(Error::Usage(what)) } else { Ok(()) };
+    let (image, patch, heads) = (step.image, step.patch, step.llm.heads);
+    usage(image % patch != 0, format!("--patch: {patch} does not divide --image {image}"))?;
+    usage(heads % kv != 0, format!("--kv: {kv} does not divide the {heads} heads of --llm"))?;
+    usage(step.vocab < 2, "--vocab: expected at least 2: the last id is the image token".into())?;
+    for (flag, s) in [("--vision", step.vision), ("--llm", step.llm)] {
+        let width = s.hidden / s.heads;
+        let wrong = width % 8 != 0 || width > 256;
+        usage(wrong, format!("{flag}: a head is {width} wide, expected a multiple of 8 up to 256"))?;
+    }
     let bench = StepBench {
         dtype: step.dtype.into(),
-        batch: step.batch.max(1),
-        text: step.text.max(1),
-        steps: step.steps.max(1),
+        batch: step.batch,
+        text: step.text,
+        steps: step.steps,
         image: step.image,
         patch: step.patch,
         vision: step.vision,
         llm: step.llm,
-        kv: step.kv.unwrap_or(step.llm.heads),
-        vocab: step.vocab.max(2),
+        kv,
+        vocab: step.vocab,
         train,
     };
     train::in_pool(Some(step.threads), || {

@@ -34,7 +34,7 @@ pub struct Arguments {
     #[arg(long)]
     dtype: Option<Dtype>,
     /// The longest answer, in tokens
-    #[arg(long, default_value_t = 64)]
+    #[arg(long, default_value_t = 64, value_parser = super::positive)]
     max_new_tokens: usize,
     /// CPU threads; all cores if not given
     #[arg(long)]
@@ -49,7 +49,7 @@ pub fn run(a: &Arguments) -> Result<()> {
             image_folder: a.image_folder.clone(),
             limit: a.limit,
             blind: a.blind,
-            max_new_tokens: a.max_new_tokens.max(1),
+            max_new_tokens: a.max_new_tokens,
         };
         let mut out = match &a.out {
             Some(path) => Some(BufWriter::new(File::create(path).map_err(Error::io(path))?)),

@@ -64,6 +64,11 @@ pub fn run(arguments: Arguments) -> Result<()> {
     }
 }
 
+/// A count of at least 1, for arguments that make no sense at 0.
+fn positive(text: &str) -> std::result::Result<usize, String> {
+    text.parse().ok().filter(|n| *n > 0).ok_or_else(|| "expected a whole number of at least 1".to_string())
+}
+
 /// Writes text to stdout at once.
 ///
 /// # Errors
