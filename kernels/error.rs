@@ -94,7 +94,7 @@ pub enum Error {
     #[error("kernel {kernel}: no NVRTC to compile it with: searched {searched}")]
     NoCompiler {
         /// The program.
-        kernel: &'static str,
+        kernel: String,
         /// Where it was looked for.
         searched: String,
     },

@@ -34,7 +34,7 @@ pub struct Gpu {
     device: sys::CUdevice,
     context: sys::CUcontext,
     stream: sys::CUstream,
-    programs: Mutex<HashMap<&'static str, Program>>,
+    programs: Mutex<HashMap<String, Program>>,
 }
 
 // SAFETY: the handles are usable from any thread once the context is current there, which `bind` sees to before
@@ -250,10 +250,11 @@ impl Gpu {
         self.bind(op)?;
         let function = {
             let mut programs = self.programs.lock().unwrap_or_else(|e| e.into_inner());
-            if !programs.contains_key(source.name) {
-                programs.insert(source.name, Program::load(source, &self.architecture())?);
+            let name = source.name();
+            if !programs.contains_key(&name) {
+                programs.insert(name.clone(), Program::load(source, &self.architecture())?);
             }
-            programs.get_mut(source.name).expect("inserted above").entry(entry)?
+            programs.get_mut(&name).expect("inserted above").entry(entry)?
         };
         let mut values = [0u64; MAX_ARGS];
         for (value, arg) in values.iter_mut().zip(args) {

@@ -1,5 +1,8 @@
 //! Finding a compiled kernel: from the disk cache, or by compiling the source embedded in this binary with NVRTC.
 //!
+//! With `NEVA_KERNEL_DIR=DIR` a source or header that lies in DIR as it does in this package (`DIR/rope/rope.cu`,
+//! `DIR/cuda/ptx.cuh`) takes the place of the embedded one: edit, run, without building anything.
+//!
 //! Compiling takes a fraction of a second per program and architecture, so the result is kept in a directory:
 //! `NEVA_CACHE_DIR`, else `$XDG_CACHE_HOME/neva`, else `~/.cache/neva`. A file's name holds a hash of everything
 //! that went into it (source, headers, options, compiler, architecture), so a stale one is never found. A cache
@@ -18,12 +21,64 @@ use std::fs;
 use std::path::{Path, PathBuf};
 use std::process;
 
-/// The source of one op's kernels.
+/// The source of kernels that are compiled together.
 pub struct Source {
-    /// The op: its file is `<name>.cu`.
-    pub name: &'static str,
+    /// Its file below this package's directory, such as `rope/rope.cu`.
+    pub file: &'static str,
     /// The text of that file.
     pub text: &'static str,
+    /// Macros it is compiled with: names and values. The same file with others is another program.
+    pub defines: &'static [(&'static str, &'static str)],
+}
+
+impl Source {
+    /// A source without macros.
+    pub const fn new(file: &'static str, text: &'static str) -> Self {
+        Source { file, text, defines: &[] }
+    }
+
+    /// What the program is called: the stem of its file and the values of its macros.
+    pub fn name(&self) -> String {
+        let stem = Path::new(self.file).file_stem().unwrap_or_default().to_string_lossy();
+        self.defines.iter().fold(stem.into_owned(), |name, (_, value)| format!("{name}_{value}"))
+    }
+}
+
+/// What the compiler is given.
+struct Texts {
+    file: String,
+    source: String,
+    headers: Vec<(&'static str, String)>,
+}
+
+impl Texts {
+    /// The embedded texts, except for files that `NEVA_KERNEL_DIR` has.
+    fn of(source: &Source) -> Result<Self> {
+        let directory = env::var_os("NEVA_KERNEL_DIR").filter(|d| !d.is_empty()).map(PathBuf::from);
+        let text = |file: String, embedded: &str| match &directory {
+            None => Ok(embedded.to_string()),
+            Some(dir) if !dir.is_dir() => Err(compile_error(
+                &source.name(),
+                format!("NEVA_KERNEL_DIR: {} is no directory", dir.display()),
+            )),
+            Some(dir) => match fs::read_to_string(dir.join(&file)) {
+                Ok(text) => Ok(text),
+                Err(e) if e.kind() == std::io::ErrorKind::NotFound => Ok(embedded.to_string()),
+                Err(e) => Err(compile_error(
+                    &source.name(),
+                    format!("NEVA_KERNEL_DIR: {}: {e}", dir.join(file).display()),
+                )),
+            },
+        };
+        let headers =
+            HEADERS.iter().map(|(name, embedded)| Ok((*name, text(format!("cuda/{name}"), embedded)?)));
+        let file = Path::new(source.file).file_name().unwrap_or_default().to_string_lossy().into_owned();
+        Ok(Texts {
+            file,
+            source: text(source.file.into(), source.text)?,
+            headers: headers.collect::<Result<_>>()?,
+        })
+    }
 }
 
 /// What kernels include: names and texts. Kernels use no other header.
@@ -35,7 +90,7 @@ const HEADERS: [(&str, &str); 3] = [
 
 /// A program loaded into a context.
 pub(super) struct Program {
-    name: &'static str,
+    name: String,
     module: sys::CUmodule,
     entries: HashMap<String, sys::CUfunction>,
 }
@@ -43,23 +98,26 @@ pub(super) struct Program {
 impl Program {
     /// Loads the program for `architecture` into the current context.
     pub(super) fn load(source: &Source, architecture: &str) -> Result<Self> {
-        let compiler = compiler_version(source.name)?;
-        let options = [format!("--gpu-architecture={architecture}"), "--std=c++17".to_string()];
-        let key = key(source, &compiler, &options);
-        let path =
-            cache_directory().map(|d| d.join(format!("{}-{architecture}-{key:032x}.cubin", source.name)));
-        let loaded = |module| Program { name: source.name, module, entries: HashMap::new() };
+        let name = source.name();
+        let compiler = compiler_version(&name)?;
+        let mut options = vec![format!("--gpu-architecture={architecture}"), "--std=c++17".to_string()];
+        options.extend(source.defines.iter().map(|(macro_name, value)| format!("-D{macro_name}={value}")));
+        let texts = Texts::of(source)?;
+        let key = key(&texts, &compiler, &options);
+        let path = cache_directory().map(|d| d.join(format!("{name}-{architecture}-{key:032x}.cubin")));
         // A file that a crash cut short is refused by the driver, and made anew.
-        if let Some(module) = path.as_ref().and_then(|p| fs::read(p).ok()).and_then(|c| load_module(&c).ok())
-        {
-            return Ok(loaded(module));
-        }
-        let cubin = compile(source, &options)?;
-        if let Some(path) = &path {
-            let _ = write_whole(path, &cubin); // see the module: not being able to cache is no error
-        }
-        let module = load_module(&cubin).map_err(|e| driver_error(format!("load {}", source.name), e))?;
-        Ok(loaded(module))
+        let cached = path.as_ref().and_then(|p| fs::read(p).ok()).and_then(|c| load_module(&c).ok());
+        let module = match cached {
+            Some(module) => module,
+            None => {
+                let cubin = compile(&name, &texts, &options)?;
+                if let Some(path) = &path {
+                    let _ = write_whole(path, &cubin); // see the module: not being able to cache is no error
+                }
+                load_module(&cubin).map_err(|e| driver_error(format!("load {name}"), e))?
+            }
+        };
+        Ok(Program { name, module, entries: HashMap::new() })
     }
 
     /// The kernel of this name.
@@ -106,8 +164,8 @@ fn is_whole_elf(bytes: &[u8]) -> bool {
     fits(u64_at(32), u16_at(54), u16_at(56)) && fits(u64_at(40), u16_at(58), u16_at(60))
 }
 
-fn compiler_version(kernel: &'static str) -> Result<String> {
-    libraries::compiler().map_err(|searched| Error::NoCompiler { kernel, searched })?;
+fn compiler_version(kernel: &str) -> Result<String> {
+    libraries::compiler().map_err(|searched| Error::NoCompiler { kernel: kernel.to_string(), searched })?;
     let (mut major, mut minor) = (0, 0);
     // SAFETY: the library is loaded; both are written.
     unsafe { nvrtc_sys::nvrtcVersion(&mut major, &mut minor) }
@@ -125,15 +183,15 @@ fn compile_error(kernel: &str, log: String) -> Error {
 }
 
 /// Compiles to machine code for one architecture.
-fn compile(source: &Source, options: &[String]) -> Result<Vec<u8>> {
-    let error = |step: &str, e: nvrtc::NvrtcError| compile_error(source.name, format!("{step}: {e}"));
-    let program = NvrtcProgram::new(source).map_err(|e| error("create", e))?;
+fn compile(name: &str, texts: &Texts, options: &[String]) -> Result<Vec<u8>> {
+    let error = |step: &str, e: nvrtc::NvrtcError| compile_error(name, format!("{step}: {e}"));
+    let program = NvrtcProgram::new(texts).map_err(|e| error("create", e))?;
     // SAFETY: the program exists until `program` is dropped.
     if let Err(e) = unsafe { nvrtc::compile_program(program.0, options) } {
         // SAFETY: as above.
         let log = unsafe { nvrtc::get_program_log(program.0) }.map_err(|e| error("read the log", e))?;
         let log: Vec<u8> = log.into_iter().map(|c| c as u8).take_while(|&c| c != 0).collect();
-        return Err(compile_error(source.name, format!("{e}\n{}", String::from_utf8_lossy(&log))));
+        return Err(compile_error(name, format!("{e}\n{}", String::from_utf8_lossy(&log))));
     }
     let mut bytes = 0;
     // SAFETY: as above; the size is written.
@@ -149,14 +207,15 @@ fn compile(source: &Source, options: &[String]) -> Result<Vec<u8>> {
 struct NvrtcProgram(nvrtcProgram);
 
 impl NvrtcProgram {
-    fn new(source: &Source) -> std::result::Result<Self, nvrtc::NvrtcError> {
-        let c = |text: &str| CString::new(text).expect("sources hold no NUL");
-        let (text, name) = (c(source.text), c(&format!("{}.cu", source.name)));
-        let (names, texts) = (HEADERS.map(|(name, _)| c(name)), HEADERS.map(|(_, text)| c(text)));
-        let pointers = |all: &[CString; HEADERS.len()]| all.each_ref().map(|s| s.as_ptr());
-        let (names, texts): ([*const c_char; _], [*const c_char; _]) = (pointers(&names), pointers(&texts));
+    fn new(source: &Texts) -> std::result::Result<Self, nvrtc::NvrtcError> {
+        let c = |text: &str| CString::new(text).unwrap_or_default(); // a text with a NUL does not compile either way
+        let (text, name) = (c(&source.source), c(&source.file));
+        let names: Vec<CString> = source.headers.iter().map(|(name, _)| c(name)).collect();
+        let texts: Vec<CString> = source.headers.iter().map(|(_, text)| c(text)).collect();
+        let pointers = |all: &[CString]| -> Vec<*const c_char> { all.iter().map(|s| s.as_ptr()).collect() };
+        let (name_pointers, text_pointers) = (pointers(&names), pointers(&texts));
         let mut program = std::ptr::null_mut();
-        let count = HEADERS.len() as i32;
+        let count = names.len() as i32;
         // SAFETY: every pointer is to a NUL-terminated string that outlives the call, which copies them.
         unsafe {
             nvrtc_sys::nvrtcCreateProgram(
@@ -164,8 +223,8 @@ impl NvrtcProgram {
                 text.as_ptr(),
                 name.as_ptr(),
                 count,
-                texts.as_ptr(),
-                names.as_ptr(),
+                text_pointers.as_ptr(),
+                name_pointers.as_ptr(),
             )
         }
         .result()?;
@@ -182,10 +241,10 @@ impl Drop for NvrtcProgram {
 
 /// A hash (FNV-1a, 128 bits) of all that a compiled program depends on. It guards against mistakes, not malice: who
 /// can write the cache can replace a file in it.
-fn key(source: &Source, compiler: &str, options: &[String]) -> u128 {
-    let mut parts = vec![compiler, source.name, source.text];
+fn key(texts: &Texts, compiler: &str, options: &[String]) -> u128 {
+    let mut parts = vec![compiler, &texts.file, &texts.source];
     parts.extend(options.iter().map(String::as_str));
-    parts.extend(HEADERS.iter().flat_map(|(name, text)| [*name, *text]));
+    parts.extend(texts.headers.iter().flat_map(|(name, text)| [*name, text.as_str()]));
     let mut hash = 0x6c62_272e_07bb_0142_62b8_2175_6295_c58d_u128;
     for byte in parts.iter().flat_map(|part| part.bytes().chain([0])) {
         hash = (hash ^ u128::from(byte)).wrapping_mul(0x0000_0000_0100_0000_0000_0000_0000_013b);
@@ -229,10 +288,16 @@ mod tests {
 
     #[test]
     fn every_part_of_a_program_changes_its_key() {
-        let source = Source { name: "a", text: "b" };
+        let texts = |file: &str, source: &str, header: &str| Texts {
+            file: file.into(),
+            source: source.into(),
+            headers: vec![("h", header.into())],
+        };
+        let source = texts("a", "b", "h");
         let base = key(&source, "c", &["d".into()]);
-        assert_ne!(base, key(&Source { name: "a", text: "B" }, "c", &["d".into()]));
-        assert_ne!(base, key(&Source { name: "A", text: "b" }, "c", &["d".into()]));
+        assert_ne!(base, key(&texts("a", "B", "h"), "c", &["d".into()]));
+        assert_ne!(base, key(&texts("A", "b", "h"), "c", &["d".into()]));
+        assert_ne!(base, key(&texts("a", "b", "H"), "c", &["d".into()]));
         assert_ne!(base, key(&source, "C", &["d".into()]));
         assert_ne!(base, key(&source, "c", &["D".into()]));
         assert_ne!(key(&source, "c", &["de".into()]), key(&source, "c", &["d".into(), "e".into()]));

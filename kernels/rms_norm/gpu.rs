@@ -6,7 +6,7 @@ use crate::op::Backward;
 use crate::{Buffer, DType, Error, Result, Spec};
 
 const NAME: &str = "rms_norm";
-const SOURCE: Source = Source { name: NAME, text: include_str!("rms_norm.cu") };
+const SOURCE: Source = Source::new("rms_norm/rms_norm.cu", include_str!("rms_norm.cu"));
 
 /// The launch bound of every kernel here.
 const MAX_THREADS: usize = 256;

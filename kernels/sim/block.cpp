@@ -8,6 +8,7 @@
 #include <numeric>
 #include <vector>
 
+#include "collective.h"
 #include "fiber.h"
 
 SimThread* sim_thread;
@@ -15,28 +16,42 @@ SimThread* sim_thread;
 namespace sim {
 namespace {
 
-constexpr int LANES = 32;
 constexpr int MAX_WARPS = MAX_THREADS / LANES;
 constexpr int MAX_SHARED_ARRAYS = 64;
 constexpr int REPORTED_THREADS = 8;
+constexpr int BARRIERS = 16;
+
+// A copy from global to shared memory that was started and may not be over.
+struct Copy {
+  void* to;
+  const void* from;
+  uint32_t bytes;
+  void (*run)(void*, const void*, uint32_t);
+  uint32_t group;
+};
 
 struct Thread {
   SimThread index;
   Stack stack;
   void* sp;
   bool done;
+  std::vector<Copy> copies;
+  uint32_t group;  // which the next copy belongs to
   // Where it waits, for reports.
   const char* what;
   const char* file;
   int line;
 };
 
-// The threads that can run, as a bit set.
-class Ready {
+// Some threads of a block (those that can run, say), as a bit set.
+class Threads {
  public:
   void reset(int threads) { words_ = (threads + 63) / 64, std::fill_n(bits_, words_, 0); }
   void set(int i) { bits_[i / 64] |= uint64_t{1} << i % 64; }
   void clear(int i) { bits_[i / 64] &= ~(uint64_t{1} << i % 64); }
+  void add(const Threads& other) {
+    for (int w = 0; w < words_; w++) bits_[w] |= other.bits_[w];
+  }
 
   // The first one at or after `start`, around the end; -1 if there is none.
   int from(int start) const {
@@ -71,6 +86,12 @@ struct Group {
   SimLane* lanes[LANES];
 };
 
+// A barrier: of the whole block (0) or of as many threads as its callers say.
+struct Barrier {
+  int arrived = 0, expected = 0;
+  Threads waiting;
+};
+
 struct SharedArray {
   const void* key;
   void* memory;
@@ -80,8 +101,8 @@ struct SharedArray {
 struct Block {
   std::vector<std::unique_ptr<Thread>> threads;  // kept from block to block; the first `count` are in use
   int count, live, current;
-  Ready ready;
-  int at_barrier;
+  Threads ready;
+  Barrier barriers[BARRIERS];
   Group groups[MAX_WARPS][LANES];
   unsigned char *dynamic_shared, *static_shared, *static_end;
   SharedArray arrays[MAX_SHARED_ARRAYS];
@@ -96,15 +117,6 @@ struct Block {
 };
 
 Block& block = *new Block;  // never destroyed: a process may end while a module still refers to it
-
-const char* name_of(SimCollective op) {
-  switch (op) {
-    case SIM_SYNCWARP: return "__syncwarp";
-    case SIM_SHUFFLE: return "a shuffle";
-    case SIM_BALLOT: return "__ballot_sync";
-  }
-  return "?";
-}
 
 uint64_t next_random() {  // xorshift64
   uint64_t& r = block.random;
@@ -149,6 +161,8 @@ void switch_to(int next) {
   __builtin_unreachable();
 }
 
+std::string place(const char* file, int line) { return std::string(file) + ":" + std::to_string(line); }
+
 void wait_in(const char* what, const char* file, int line) {
   Thread& me = *block.threads[block.current];
   me.what = what, me.file = file, me.line = line;
@@ -167,6 +181,8 @@ void yield() { switch_to(pick()); }
 
 [[noreturn]] void thread_main() {
   block.kernel->invoke(block.arguments);
+  sim_copy_commit();
+  sim_copy_wait(0);
   Thread& me = *block.threads[block.current];
   me.done = true;
   block.ready.clear(block.current);
@@ -178,26 +194,6 @@ void yield() { switch_to(pick()); }
   __builtin_unreachable();
 }
 
-void compute(const Group& g) {
-  auto in_mask = [&](int lane) { return g.mask >> lane & 1; };
-  uint32_t ballot = 0;
-  for (int l = 0; l < LANES; l++) {
-    if (!in_mask(l)) continue;
-    const SimLane& lane = *g.lanes[l];
-    if (g.op == SIM_SHUFFLE) {
-      if (!in_mask(lane.source))
-        fail("lane " + std::to_string(l) + " shuffles from lane " + std::to_string(lane.source) +
-             ", which is not in the mask");
-      memcpy(lane.out, g.lanes[lane.source]->in, lane.bytes);
-    } else if (g.op == SIM_BALLOT) {
-      ballot |= *static_cast<const uint32_t*>(lane.in) << l;
-    }
-  }
-  if (g.op == SIM_BALLOT)
-    for (int l = 0; l < LANES; l++)
-      if (in_mask(l)) memcpy(g.lanes[l]->out, &ballot, sizeof ballot);
-}
-
 SimIndex unflatten(unsigned i, SimIndex dims) { return {i % dims.x, i / dims.x % dims.y, i / dims.x / dims.y}; }
 
 // Runs the block at `position` to its end, from fresh shared memory.
@@ -205,7 +201,11 @@ bool run_block(SimIndex position, SimIndex grid, SimIndex dims, size_t dynamic_s
   memset(block.dynamic_shared, 0xff, dynamic_shared);
   memset(block.static_shared, 0xff, STATIC_SHARED_BYTES);
   block.static_end = block.static_shared;
-  block.array_count = block.at_barrier = 0;
+  block.array_count = 0;
+  for (Barrier& barrier : block.barriers) {
+    barrier.arrived = 0;
+    barrier.waiting.reset(block.count);
+  }
   for (int warp = 0; warp * LANES < block.count; warp++)
     for (Group& g : block.groups[warp]) g.arrived = 0;
   block.ready.reset(block.count);
@@ -214,6 +214,8 @@ bool run_block(SimIndex position, SimIndex grid, SimIndex dims, size_t dynamic_s
     t.index = {unflatten(i, dims), position, dims, grid};
     t.sp = t.stack.prepare(thread_main);
     t.done = false;
+    t.copies.clear();
+    t.group = 0;
     t.what = nullptr;
     block.ready.set(i);
   }
@@ -260,13 +262,27 @@ bool run_grid(const Kernel& kernel, SimIndex grid, SimIndex dims, size_t dynamic
 using namespace sim;
 
 // Stricter than the hardware: a thread that has returned does not count as arrived.
-void sim_barrier(const char* file, int line) {
-  wait_in("__syncthreads", file, line);
-  if (++block.at_barrier < block.count) {
-    block_here();
+void sim_barrier(unsigned id, unsigned threads, bool wait, const char* file, int line) {
+  wait_in(id == 0 ? "__syncthreads" : "a named barrier", file, line);
+  if (id >= BARRIERS) fail("barrier " + std::to_string(id) + " at " + place(file, line) + ": there are 16");
+  int expected = threads == 0 ? block.count : static_cast<int>(threads);
+  if (expected % LANES != 0 || expected > block.count)
+    fail("barrier " + std::to_string(id) + " at " + place(file, line) + " is for " + std::to_string(expected) +
+         " threads: expected a multiple of 32 up to the block's " + std::to_string(block.count));
+  Barrier& barrier = block.barriers[id];
+  if (barrier.arrived > 0 && barrier.expected != expected)
+    fail("barrier " + std::to_string(id) + " at " + place(file, line) + " is for " + std::to_string(expected) +
+         " threads, but others came to it for " + std::to_string(barrier.expected));
+  barrier.expected = expected;
+  if (++barrier.arrived < expected) {
+    if (wait) {
+      barrier.waiting.set(block.current);
+      block_here();
+    }
   } else {
-    block.at_barrier = 0;
-    for (int i = 0; i < block.count; i++) block.ready.set(i);
+    barrier.arrived = 0;
+    block.ready.add(barrier.waiting);
+    barrier.waiting.reset(block.count);
     yield();
   }
   block.threads[block.current]->what = nullptr;
@@ -280,16 +296,17 @@ void sim_collective(SimCollective op, uint32_t mask, SimLane* lane, const char* 
   if (g.arrived == 0) {
     g.mask = mask, g.op = op, g.file = file, g.line = line;
   } else if (g.mask != mask || g.op != op || g.line != line || strcmp(g.file, file) != 0) {
-    fail("divergent warp: lane " + std::to_string(me) + " calls " + name_of(op) + " at " + file + ":" +
-         std::to_string(line) + " while others of warp " + std::to_string(warp) + " wait in " + name_of(g.op) + " at " +
-         g.file + ":" + std::to_string(g.line));
+    fail("divergent warp: lane " + std::to_string(me) + " calls " + name_of(op) + " at " + place(file, line) +
+         " while others of warp " + std::to_string(warp) + " wait in " + name_of(g.op) + " at " +
+         place(g.file, g.line));
   }
   g.lanes[me] = lane;
   if (++g.arrived < __builtin_popcount(mask)) {
     block_here();
   } else {
     g.arrived = 0;
-    compute(g);
+    std::string wrong = compute(op, mask, g.lanes);
+    if (!wrong.empty()) fail(wrong);
     for (int l = 0; l < LANES; l++)
       if (mask >> l & 1) block.ready.set(warp * LANES + l);
     yield();
@@ -309,3 +326,20 @@ void* sim_shared(const void* key, size_t bytes) {
 }
 
 void* sim_dynamic_shared() { return block.dynamic_shared; }
+
+bool sim_copies_early() { return block.settings.early; }
+
+void sim_copy(void* to, const void* from, uint32_t bytes, void (*run)(void*, const void*, uint32_t)) {
+  Thread& me = *block.threads[block.current];
+  me.copies.push_back({to, from, bytes, run, me.group});
+}
+
+void sim_copy_commit() { block.threads[block.current]->group++; }
+
+void sim_copy_wait(uint32_t newest) {
+  Thread& me = *block.threads[block.current];
+  auto over = [&](const Copy& copy) { return copy.group + newest < me.group; };
+  for (const Copy& copy : me.copies)
+    if (over(copy)) copy.run(copy.to, copy.from, copy.bytes);
+  me.copies.erase(std::remove_if(me.copies.begin(), me.copies.end(), over), me.copies.end());
+}

@@ -16,9 +16,11 @@ use std::process::{self, Command};
 use std::sync::atomic::{AtomicU32, Ordering};
 
 /// Every file the libraries are built from or need beside them.
-const FILES: [(&str, &str); 12] = [
+const FILES: [(&str, &str); 14] = [
     ("block.cpp", include_str!("block.cpp")),
     ("block.h", include_str!("block.h")),
+    ("collective.cpp", include_str!("collective.cpp")),
+    ("collective.h", include_str!("collective.h")),
     ("driver.cpp", include_str!("driver.cpp")),
     ("fiber.cpp", include_str!("fiber.cpp")),
     ("fiber.h", include_str!("fiber.h")),
@@ -33,7 +35,7 @@ const FILES: [(&str, &str); 12] = [
 
 /// Each library and its sources.
 const LIBRARIES: [(&str, &[&str]); 2] = [
-    ("libcuda.so", &["block.cpp", "driver.cpp", "fiber.cpp", "memory.cpp", "settings.cpp"]),
+    ("libcuda.so", &["block.cpp", "collective.cpp", "driver.cpp", "fiber.cpp", "memory.cpp", "settings.cpp"]),
     ("libnvrtc.so", &["nvrtc.cpp"]),
 ];
 

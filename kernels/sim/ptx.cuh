@@ -2,6 +2,7 @@
 // in kernels/cuda/ptx.cuh. It stands in for that file when a kernel is compiled for the simulator, so a wrapper
 // that exists there and not here is a compile error.
 #pragma once
+#include <algorithm>
 #include <cmath>
 #include <cstring>
 #include <type_traits>
@@ -12,6 +13,7 @@
 typedef uint16_t u16;
 typedef uint32_t u32;
 typedef unsigned long long u64;
+typedef int32_t i32;
 typedef long long i64;
 
 // ---- the language ----
@@ -27,7 +29,7 @@ typedef long long i64;
 // The caller's place in the source, as default arguments: what deadlock and divergence reports name.
 #define SIM_HERE const char *file = __builtin_FILE(), int line = __builtin_LINE()
 
-static inline void sim_syncthreads(SIM_HERE) { sim_barrier(file, line); }
+static inline void sim_syncthreads(SIM_HERE) { sim_barrier(0, 0, true, file, line); }
 #define __syncthreads sim_syncthreads
 
 static inline void __syncwarp(u32 mask = ~0u, SIM_HERE) {
@@ -71,6 +73,28 @@ static inline u32 __ballot_sync(u32 mask, int predicate, SIM_HERE) {
   return result;
 }
 
+using std::max;
+using std::min;
+
+static inline float rsqrtf(float x) { return 1.0f / sqrtf(x); }
+
+// Threads do not interrupt each other here, so a plain update is atomic.
+template <class T>
+static inline T atomicAdd(T* to, T value) {
+  T old, sum;
+  __atomic_load(to, &old, __ATOMIC_RELAXED);
+  sum = old + value;
+  __atomic_store(to, &sum, __ATOMIC_RELAXED);
+  return old;
+}
+
+static inline void __threadfence() { __atomic_thread_fence(__ATOMIC_SEQ_CST); }
+
+template <class T>
+static inline T __ldg(const T* p) {
+  return *p;
+}
+
 static inline float __uint_as_float(u32 bits) {
   float value;
   memcpy(&value, &bits, sizeof value);
@@ -101,6 +125,8 @@ static void sim_call(void (*kernel)(A...), void** arguments) {
   }                                                                                             \
   static void name(__VA_ARGS__)
 
+#define KERNEL_AT_LEAST(threads, blocks, name, ...) KERNEL(threads, name, __VA_ARGS__)
+
 #define SMEM_ARRAY(T, name, count) \
   static char sim_key_##name;      \
   T(&name)[count] = *static_cast<T(*)[count]>(sim_shared(&sim_key_##name, sizeof(T) * (count)))
@@ -113,3 +139,52 @@ DEV u16 bf16_bits(float value) {
   if ((bits & 0x7fffffffu) > 0x7f800000u) return 0x7fff;
   return static_cast<u16>((bits + 0x7fffu + ((bits >> 16) & 1)) >> 16);
 }
+
+DEV u32 bf16_pair(float low, float high) { return bf16_bits(low) | static_cast<u32>(bf16_bits(high)) << 16; }
+
+DEV float ex2(float x) {
+  float y = exp2f(x);
+  return fabsf(y) < 1.17549435e-38f ? 0.0f : y;
+}
+
+struct alignas(16) SimRow {
+  u32 words[4];
+};
+
+// The lane reads its own row here, in the kernel's code, so that a checker sees the access.
+static inline void sim_ldmatrix(SimCollective op, u32 (&r)[4], const void* row, const char* file, int line) {
+  SimRow read = *static_cast<const SimRow*>(row);
+  SimLane lane{&read, r, sizeof read, 0};
+  sim_collective(op, ~0u, &lane, file, line);
+}
+DEV void ldmatrix_x4(u32 (&r)[4], const void* row, SIM_HERE) { sim_ldmatrix(SIM_LDMATRIX, r, row, file, line); }
+DEV void ldmatrix_x4_trans(u32 (&r)[4], const void* row, SIM_HERE) {
+  sim_ldmatrix(SIM_LDMATRIX_TRANS, r, row, file, line);
+}
+
+DEV void mma_bf16(float (&d)[4], const u32 (&a)[4], u32 b0, u32 b1, SIM_HERE) {
+  u32 in[6] = {a[0], a[1], a[2], a[3], b0, b1};
+  SimLane lane{in, d, sizeof in, 0};
+  sim_collective(SIM_MMA_BF16, ~0u, &lane, file, line);
+}
+
+static inline void sim_run_copy(void* to, const void* from, u32 bytes) {
+  SimRow row{};
+  if (bytes == sizeof row) row = *static_cast<const SimRow*>(from);
+  else for (u32 i = 0; i < bytes; i++) reinterpret_cast<unsigned char*>(&row)[i] = static_cast<const unsigned char*>(from)[i];
+  *static_cast<SimRow*>(to) = row;
+}
+
+DEV void cp_async_16(void* shared, const void* global, u32 bytes = 16) {
+  if (sim_copies_early()) return sim_run_copy(shared, global, bytes);
+  *static_cast<SimRow*>(shared) = SimRow{{~0u, ~0u, ~0u, ~0u}};  // NaN, until the wait
+  sim_copy(shared, global, bytes, sim_run_copy);
+}
+DEV void cp_async_commit() { sim_copy_commit(); }
+template <int N>
+DEV void cp_async_wait() {
+  sim_copy_wait(N);
+}
+
+DEV void named_barrier_sync(u32 id, u32 threads, SIM_HERE) { sim_barrier(id, threads, true, file, line); }
+DEV void named_barrier_arrive(u32 id, u32 threads, SIM_HERE) { sim_barrier(id, threads, false, file, line); }

@@ -15,7 +15,7 @@ struct SimThread {
   SimIndex thread, block, block_dim, grid_dim;
 };
 
-enum SimCollective { SIM_SYNCWARP, SIM_SHUFFLE, SIM_BALLOT };
+enum SimCollective { SIM_SYNCWARP, SIM_SHUFFLE, SIM_BALLOT, SIM_LDMATRIX, SIM_LDMATRIX_TRANS, SIM_MMA_BF16 };
 
 // What one lane brings to a warp collective. It lies on the lane's own stack until the last lane has arrived.
 struct SimLane {
@@ -28,7 +28,8 @@ struct SimLane {
 // The CUDA thread that runs now.
 extern "C" __attribute__((visibility("default"))) SimThread* sim_thread;
 
-SIM_EXPORT void sim_barrier(const char* file, int line);
+// Counts the thread at barrier `id` of `threads` threads (0: the whole block), and waits for the others or goes on.
+SIM_EXPORT void sim_barrier(unsigned id, unsigned threads, bool wait, const char* file, int line);
 SIM_EXPORT void sim_collective(SimCollective op, uint32_t mask, SimLane* lane, const char* file, int line);
 
 // The block's own copy of a static shared array; `key` is unique to the declaration.
@@ -37,3 +38,10 @@ SIM_EXPORT void* sim_dynamic_shared();
 
 // Called while a module is loaded, once per kernel. `invoke` calls it with arguments as cuLaunchKernel takes them.
 SIM_EXPORT void sim_register(const char* name, unsigned max_threads, void (*invoke)(void** arguments));
+
+// Copies that do not wait. `run` does one, in the kernel's own code. If sim_copies_early, the kernel runs a copy where
+// it starts it; else it hands it over, to be run by the wait that it must be over at.
+SIM_EXPORT bool sim_copies_early();
+SIM_EXPORT void sim_copy(void* to, const void* from, uint32_t bytes, void (*run)(void*, const void*, uint32_t));
+SIM_EXPORT void sim_copy_commit();
+SIM_EXPORT void sim_copy_wait(uint32_t newest);

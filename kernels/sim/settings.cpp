@@ -27,12 +27,14 @@ std::string parse(const char* text, Settings& settings) {
     std::string key = pair.substr(0, equals), value = equals == std::string::npos ? "" : pair.substr(equals + 1);
     if (key == "schedule") {
       if (!schedule(value, settings)) return "schedule=" + value + ": expected lowest, highest, round or random:SEED";
+    } else if (pair == "late" || pair == "early") {
+      settings.early = pair == "early";
     } else if (key == "memory") {
       uint64_t bytes;
       if (!number(value, bytes)) return "memory=" + value + ": expected a number of bytes";
       settings.memory_bytes = bytes;
     } else {
-      return pair + ": expected schedule=… or memory=…";
+      return pair + ": expected schedule=…, late, early or memory=…";
     }
   }
   return "";

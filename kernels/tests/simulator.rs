@@ -75,7 +75,7 @@ fn launch(kernel: &str, threads: u32) -> Result<Vec<u32>> {
     let device = Device::gpu_poisoned(0)?;
     let Kind::Gpu(gpu) = device.kind() else { unreachable!("opened as a GPU") };
     let mut out = Buffer::zeros(&device, Spec::new(DType::U32, [2 * threads as usize]), Role::Workspace)?;
-    let source = Source { name: "planted", text: PLANTED };
+    let source = Source::new("planted.cu", PLANTED);
     let args = [KernelArg::write(&mut out)];
     // SAFETY: each kernel takes one address of as many u32 as there are threads. Those that go beyond do so
     // within the guard bytes of the simulator, the only driver this runs on.
@@ -226,8 +226,7 @@ fn a_source_that_does_not_compile_gives_file_and_line() {
     simulated(&[], || {
         let device = Device::gpu(0).unwrap();
         let Kind::Gpu(gpu) = device.kind() else { unreachable!("opened as a GPU") };
-        let source =
-            Source { name: "broken", text: "#include \"ptx.cuh\"\nKERNEL(32, k, int* p) { *p = q; }\n" };
+        let source = Source::new("broken.cu", "#include \"ptx.cuh\"\nKERNEL(32, k, int* p) { *p = q; }\n");
         // SAFETY: nothing is launched, the source does not compile.
         let error = unsafe { gpu.launch("broken", &source, "k", Grid::linear(1, 32), &[]) }.unwrap_err();
         let text = error.to_string();

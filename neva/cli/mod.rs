@@ -7,6 +7,7 @@ mod config;
 mod data;
 mod eval;
 mod generate;
+mod kernels;
 mod quickstart;
 mod tokenize;
 mod tokenizer;
@@ -42,6 +43,8 @@ enum Command {
     Quickstart(quickstart::Arguments),
     #[command(subcommand)]
     Bench(bench::Command),
+    #[command(subcommand)]
+    Kernels(kernels::Command),
 }
 
 /// Runs the subcommand.
@@ -50,7 +53,7 @@ enum Command {
 /// Whatever the subcommand meets.
 pub fn run(arguments: Arguments) -> Result<()> {
     // A path this machine cannot take is an error for the user, before anything falls back to another.
-    kernels::simd::Path::choose().map_err(Error::Usage)?;
+    ::kernels::simd::Path::choose().map_err(Error::Usage)?;
     match arguments.command {
         Command::Config(arguments) => config::run(&arguments),
         Command::Data(arguments) => data::run(&arguments),
@@ -61,6 +64,7 @@ pub fn run(arguments: Arguments) -> Result<()> {
         Command::Eval(arguments) => eval::run(&arguments),
         Command::Quickstart(arguments) => quickstart::run(&arguments),
         Command::Bench(command) => bench::run(&command),
+        Command::Kernels(command) => kernels::run(&command),
     }
 }
 

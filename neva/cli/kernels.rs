@@ -1,0 +1,75 @@
+//! `neva kernels check [OP] [--device cpu|cuda[:N]|auto]`
+
+use ::kernels::check::CaseKind;
+use ::kernels::check::device::{Outcome, check};
+use ::kernels::{CATALOGUE, DType};
+use clap::{Args, Subcommand};
+use neva::{Error, Result};
+
+use super::print;
+
+/// Check the kernels of this machine
+#[derive(Subcommand)]
+pub enum Command {
+    Check(CheckArguments),
+}
+
+/// Compare every case of every op with the CPU in f64
+#[derive(Args)]
+pub struct CheckArguments {
+    /// Only this op
+    op: Option<String>,
+    /// cpu, cuda, cuda:N or auto
+    #[arg(long, default_value = "auto")]
+    device: String,
+    /// Only cases whose name holds this
+    #[arg(long, value_name = "TEXT")]
+    case: Option<String>,
+}
+
+pub fn run(command: &Command) -> Result<()> {
+    match command {
+        Command::Check(arguments) => run_check(arguments),
+    }
+}
+
+/// A line per op: cases that agree, of those known. An op of which none ran is a failure, like one that differs.
+fn run_check(arguments: &CheckArguments) -> Result<()> {
+    let device = neva::device::open(&arguments.device)?;
+    let wanted = |name: &str| arguments.op.as_deref().is_none_or(|op| op == name);
+    if !CATALOGUE.iter().any(|entry| wanted(entry.name)) {
+        let names: Vec<&str> = CATALOGUE.iter().map(|entry| entry.name).collect();
+        return Err(Error::Usage(format!("no op is called so; there are {}", names.join(", "))));
+    }
+    let mut failures = 0;
+    for entry in CATALOGUE.iter().filter(|entry| wanted(entry.name)) {
+        let mut cases = (entry.cases)();
+        cases.retain(|c| c.kind != CaseKind::Bench);
+        cases.retain(|c| arguments.case.as_deref().is_none_or(|text| c.name.contains(text)));
+        let (mut ran, mut worst, mut messages) = (0, 0.0f64, vec![]);
+        for dtype in [DType::F32, DType::Bf16] {
+            for case in &cases {
+                match check(case, &device, dtype) {
+                    Outcome::Agrees(report) => (ran, worst) = (ran + 1, worst.max(report.worst)),
+                    Outcome::NotImplemented(error) => messages.push(error.to_string()),
+                    Outcome::Differs(message) => messages.push(message),
+                }
+            }
+        }
+        let known = 2 * cases.len();
+        let state = if ran == known && ran > 0 { "ok  " } else { "FAIL" };
+        print(&format!(
+            "{state} {}: {ran} / {known} cases, worst {worst:.2} of the allowed error\n",
+            entry.name
+        ))?;
+        messages.dedup();
+        for message in &messages {
+            print(&format!("     {message}\n"))?;
+        }
+        failures += usize::from(ran < known || ran == 0);
+    }
+    if failures > 0 {
+        return Err(Error::Usage(format!("{failures} ops failed on {device}")));
+    }
+    Ok(())
+}
