@@ -16,7 +16,7 @@ use std::process::{self, Command};
 use std::sync::atomic::{AtomicU32, Ordering};
 
 /// Every file the libraries are built from or need beside them.
-const FILES: [(&str, &str); 14] = [
+const FILES: [(&str, &str); 15] = [
     ("block.cpp", include_str!("block.cpp")),
     ("block.h", include_str!("block.h")),
     ("collective.cpp", include_str!("collective.cpp")),
@@ -31,6 +31,7 @@ const FILES: [(&str, &str); 14] = [
     ("runtime.h", include_str!("runtime.h")),
     ("settings.cpp", include_str!("settings.cpp")),
     ("settings.h", include_str!("settings.h")),
+    ("tensor_map.h", include_str!("tensor_map.h")),
 ];
 
 /// Each library and its sources.
