@@ -1,123 +1,20 @@
 //! The GPU path on the simulated GPU: device, memory, program cache, launches and kernels, as on a card.
-//!
-//! Needs g++. Without it each test says SKIPPED; `NEVA_REQUIRE_SIM=1` turns that into a failure. A process has one
-//! CUDA, so each test runs itself again in a child process whose environment names the simulator.
 #![allow(clippy::unwrap_used)]
 
-use kernel_sim::Simulator;
+mod simulated;
+
 use kernels::check::device::{self, Outcome};
 use kernels::check::parity::{self, Sink};
-use kernels::check::{Case, CaseKind, Input};
+use kernels::check::{Case, Input};
 use kernels::op::Needs;
 use kernels::rms_norm::RmsNorm;
 use kernels::{Buffer, CATALOGUE, DType, Device, Error, Role, Spec, run};
+use simulated::{IN_CHILD, child, simulated, text};
 use std::path::Path;
-use std::process::{Command, Output};
-use std::sync::LazyLock;
-use std::{env, fs, thread};
-
-/// Set in the child, where the test itself runs.
-const IN_CHILD: &str = "NEVA_TEST_IN_CHILD";
-
-/// The simulator, or None, said aloud, where it cannot be built.
-fn simulator() -> Option<&'static Simulator> {
-    static BUILT: LazyLock<Result<Simulator, kernel_sim::Error>> =
-        LazyLock::new(|| Simulator::build(Path::new(env!("CARGO_TARGET_TMPDIR"))));
-    match &*BUILT {
-        Ok(simulator) => Some(simulator),
-        Err(e @ kernel_sim::Error::NoCompiler(..)) if env::var_os("NEVA_REQUIRE_SIM").is_none() => {
-            println!("SKIPPED: {e}");
-            None
-        }
-        Err(e) => panic!("{e}"),
-    }
-}
-
-/// Runs the calling test again in a child process with this environment; its exit and output.
-fn child(environment: &[(&str, &str)], simulator: Option<&Simulator>) -> Output {
-    let test = thread::current().name().unwrap().to_string();
-    let mut command = Command::new(env::current_exe().unwrap());
-    command.args([&test, "--exact", "--nocapture"]).env(IN_CHILD, "1");
-    for name in ["NEVA_CUDA_DIR", "NEVA_CACHE_DIR", "NEVA_SIM", "NEVA_SYNC"] {
-        command.env_remove(name);
-    }
-    if let Some(simulator) = simulator {
-        command.envs(simulator.environment());
-    }
-    command.envs(environment.iter().copied()).output().unwrap()
-}
-
-fn text(output: &Output) -> String {
-    String::from_utf8_lossy(&output.stdout).into_owned() + &String::from_utf8_lossy(&output.stderr)
-}
-
-/// Runs `body` on the simulated GPU, once per environment.
-fn simulated(environments: &[&[(&str, &str)]], body: fn()) {
-    if env::var_os(IN_CHILD).is_some() {
-        return body();
-    }
-    let Some(simulator) = simulator() else { return };
-    for environment in environments {
-        let output = child(environment, Some(simulator));
-        assert!(output.status.success(), "{environment:?}: {}\n{}", output.status, text(&output));
-        println!("{environment:?}:\n{}", text(&output));
-    }
-}
+use std::{env, fs};
 
 fn rms_norm(name: &str, rows: usize, width: usize) -> Case {
     Case::check(name, RmsNorm { eps: 1e-5 }, [Input::normal([rows, width]), Input::normal([width])])
-}
-
-/// The check's own cases, and widths that reach every path of the kernels.
-fn rms_norm_cases() -> Vec<Case> {
-    let mut cases: Vec<Case> = CATALOGUE.iter().flat_map(|e| (e.cases)()).collect();
-    cases.retain(|c| c.op.name() == "rms_norm" && c.kind != CaseKind::Bench);
-    assert!(!cases.is_empty());
-    cases.push(rms_norm("vectors, several warps", 19, 640));
-    cases.push(rms_norm("odd width, several warps", 11, 1001));
-    cases.push(rms_norm("wider than the registers, vectors", 9, 8192 + 512));
-    cases.push(rms_norm("wider than the registers, odd", 9, 4099));
-    cases
-}
-
-#[test]
-fn rms_norm_agrees_with_the_cpu_under_every_schedule() {
-    let schedules = ["lowest", "highest", "round", "random:7"].map(|s| format!("schedule={s}"));
-    let environments = schedules.each_ref().map(|s| [("NEVA_SIM", s.as_str())]);
-    simulated(&environments.each_ref().map(|e| &e[..]), || {
-        let gpu = Device::gpu_poisoned(0).unwrap();
-        for case in rms_norm_cases() {
-            for dtype in [DType::F32, DType::Bf16] {
-                match device::check(&case, &gpu, dtype) {
-                    Outcome::Agrees(report) => {
-                        assert_eq!(report.runs, 4, "forward, dx, dw, both");
-                        println!("{} in {dtype}: {:.2} of the allowed error", case.name, report.worst);
-                    }
-                    other => panic!("{other:?}"),
-                }
-            }
-        }
-    });
-}
-
-#[test]
-fn results_do_not_depend_on_the_schedule() {
-    fn fingerprint() {
-        let gpu = Device::gpu_poisoned(0).unwrap();
-        let got = parity::run(&rms_norm("", 37, 640), &gpu, DType::F32, Sink::Acc).unwrap();
-        println!("{:?} {:?}", got.outs, got.grads);
-    }
-    if env::var_os(IN_CHILD).is_some() {
-        return fingerprint();
-    }
-    let Some(simulator) = simulator() else { return };
-    let run = |schedule| {
-        let output = child(&[("NEVA_SIM", schedule)], Some(simulator));
-        assert!(output.status.success(), "{}", text(&output));
-        let text = text(&output);
-        text.lines().find(|l| l.starts_with("[[")).expect("the child prints its values").to_string()
-    };
-    assert_eq!(run("schedule=random:1"), run("schedule=random:2"));
 }
 
 #[test]

@@ -24,6 +24,8 @@ pub struct Report {
     pub runs: usize,
     /// The largest error, as a fraction of what is allowed.
     pub worst: f64,
+    /// A hash of every bit that the device gave: the same in every process.
+    pub bits: u64,
 }
 
 /// Runs a case in `dtype` on `device`: without gradients, with each gradient alone (the other inputs frozen), and
@@ -61,7 +63,7 @@ fn compare(case: &Case, device: &Device, dtype: DType) -> Result<std::result::Re
         }
     }
     selections.push(all);
-    let mut report = Report { runs: 0, worst: 0.0 };
+    let mut report = Report { runs: 0, worst: 0.0, bits: 0 };
     for sinks in selections {
         let got = parity::run_for(case, device, dtype, &sinks)?;
         let Worst { forward, backward } = yardstick.compare(&got);
@@ -77,7 +79,17 @@ fn compare(case: &Case, device: &Device, dtype: DType) -> Result<std::result::Re
         if parity::run_for(case, device, dtype, &sinks)? != got {
             return Ok(Err(format!("a second run gives other bits; gradients wanted: {sinks:?}")));
         }
+        report.bits = hash(report.bits, &got);
         report.runs += 1;
     }
     Ok(Ok(report))
+}
+
+/// FNV-1a over the values, going on from `start`.
+fn hash(start: u64, values: &parity::Values) -> u64 {
+    let all = values.outs.iter().chain(values.grads.iter().flatten()).flatten();
+    let bytes = all.flat_map(|value| value.to_bits().to_le_bytes());
+    bytes.fold(start ^ 0xcbf2_9ce4_8422_2325, |hash, byte| {
+        (hash ^ u64::from(byte)).wrapping_mul(0x100_0000_01b3)
+    })
 }

@@ -21,7 +21,7 @@
 pub(crate) mod cpu;
 mod gpu;
 
-use crate::check::{Case, Entry, Input};
+use crate::check::{Case, CaseKind, Entry, Input};
 use crate::device::Kind;
 use crate::op::{Backward, Cost, Forward, Made, Needs, Op, Run, Shapes, Slot, check, float, take};
 use crate::reduce::partial_sums;
@@ -108,11 +108,19 @@ pub const ENTRY: Entry = Entry {
         let case = |name: &str, rows: usize, width: usize| {
             Case::check(name, RmsNorm { eps: 1e-5 }, [Input::normal([rows, width]), Input::normal([width])])
         };
+        let parity = |name: &str, rows: usize, width: usize| Case {
+            kind: CaseKind::Parity,
+            ..case(name, rows, width)
+        };
         vec![
             case("one row", 1, 8),
             case("257 rows", 257, 3),
             case("odd width", 5, 67),
-            Case::parity("700x131", RmsNorm { eps: 1e-5 }, [Input::normal([700, 131]), Input::normal([131])]),
+            parity("700x131", 700, 131),
+            parity("vectors, several warps", 19, 640),
+            parity("odd width, several warps", 11, 1001),
+            parity("wider than the registers, vectors", 9, 8192 + 512),
+            parity("wider than the registers, odd", 9, 4099),
             Case::bench(
                 "2048x4096",
                 RmsNorm { eps: 1e-5 },

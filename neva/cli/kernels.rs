@@ -33,7 +33,8 @@ pub fn run(command: &Command) -> Result<()> {
     }
 }
 
-/// A line per op: cases that agree, of those known. An op of which none ran is a failure, like one that differs.
+/// A line per op: cases that agree, of those known, and a hash of all bits that the device gave, which no schedule
+/// and no process changes. An op of which none ran is a failure, like one that differs.
 fn run_check(arguments: &CheckArguments) -> Result<()> {
     let device = neva::device::open(&arguments.device)?;
     let wanted = |name: &str| arguments.op.as_deref().is_none_or(|op| op == name);
@@ -46,11 +47,15 @@ fn run_check(arguments: &CheckArguments) -> Result<()> {
         let mut cases = (entry.cases)();
         cases.retain(|c| c.kind != CaseKind::Bench);
         cases.retain(|c| arguments.case.as_deref().is_none_or(|text| c.name.contains(text)));
-        let (mut ran, mut worst, mut messages) = (0, 0.0f64, vec![]);
+        let (mut ran, mut worst, mut bits, mut messages) = (0, 0.0f64, 0u64, vec![]);
         for dtype in [DType::F32, DType::Bf16] {
             for case in &cases {
                 match check(case, &device, dtype) {
-                    Outcome::Agrees(report) => (ran, worst) = (ran + 1, worst.max(report.worst)),
+                    Outcome::Agrees(report) => {
+                        ran += 1;
+                        worst = worst.max(report.worst);
+                        bits = bits.rotate_left(1) ^ report.bits;
+                    }
                     Outcome::NotImplemented(error) => messages.push(error.to_string()),
                     Outcome::Differs(message) => messages.push(message),
                 }
@@ -59,7 +64,7 @@ fn run_check(arguments: &CheckArguments) -> Result<()> {
         let known = 2 * cases.len();
         let state = if ran == known && ran > 0 { "ok  " } else { "FAIL" };
         print(&format!(
-            "{state} {}: {ran} / {known} cases, worst {worst:.2} of the allowed error\n",
+            "{state} {}: {ran} / {known} cases, worst {worst:.2} of the allowed error, bits {bits:016x}\n",
             entry.name
         ))?;
         messages.dedup();
