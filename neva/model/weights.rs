@@ -62,19 +62,18 @@ impl Weights<'_> {
             .bytes()
             .fold(0xcbf2_9ce4_8422_2325u64, |h, b| (h ^ u64::from(b)).wrapping_mul(0x100_0000_01b3));
         let seed = derive(seed, &[hash]);
-        let mut buffer = self.device.alloc(spec, Role::Weight)?;
         real!(spec.dtype, T => {
-            let out = buffer.slice_mut::<T>();
+            let mut values = vec![T::from_f64(0.0); spec.elements()];
             match init {
-                Init::Normal(std) => fill_normal(seed, 0, std, out),
+                Init::Normal(std) => fill_normal(seed, 0, std, &mut values),
                 Init::Uniform(bound) => {
                     let mut random = Random::new(seed, 0);
-                    out.fill_with(|| T::from_f64((2.0 * random.uniform() - 1.0) * bound));
+                    values.fill_with(|| T::from_f64((2.0 * random.uniform() - 1.0) * bound));
                 }
-                Init::Zero => out.fill(T::from_f64(0.0)),
-                Init::One => out.fill(T::from_f64(1.0)),
+                Init::Zero => {}
+                Init::One => values.fill(T::from_f64(1.0)),
             }
-        });
-        Ok(buffer)
+            Ok(Buffer::from_slice(self.device, spec.dims(), &values, Role::Weight)?)
+        })
     }
 }
