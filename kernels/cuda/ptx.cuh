@@ -117,3 +117,174 @@ DEV void named_barrier_sync(u32 id, u32 threads) {
 DEV void named_barrier_arrive(u32 id, u32 threads) {
   asm volatile("bar.arrive %0, %1;" ::"r"(id), "r"(threads) : "memory");
 }
+
+// ---- Hopper: from sm_90 on ----
+
+// A tensor map, as the driver's cuTensorMapEncodeTiled made it. A kernel takes it by value:
+// KERNEL(128, name, TENSOR_MAP(map), ...).
+struct alignas(64) TensorMap {
+  u64 opaque[16];
+};
+#define TENSOR_MAP(name) const __grid_constant__ TensorMap name
+
+#if __CUDA_ARCH__ >= 900
+
+// An mbarrier object is eight bytes of shared memory with a phase that ends when as many arrivals as it was made for
+// have come and as many bytes been copied as they announced; then the next phase begins. The first has parity 0.
+
+// Makes it, by one thread; others may use it after a barrier, the TMA engine after fence_mbarrier_init too.
+DEV void mbarrier_init(u64* barrier, u32 arrivals) {
+  asm volatile("mbarrier.init.shared::cta.b64 [%0], %1;" ::"r"(shared_address(barrier)), "r"(arrivals) : "memory");
+}
+
+// Makes this thread's initialisations known to the TMA engine.
+DEV void fence_mbarrier_init() { asm volatile("fence.mbarrier_init.release.cluster;" ::: "memory"); }
+
+// Arrives: what this thread did before is seen by those who wait for the phase.
+DEV void mbarrier_arrive(u64* barrier) {
+  asm volatile("mbarrier.arrive.shared::cta.b64 _, [%0];" ::"r"(shared_address(barrier)) : "memory");
+}
+
+// Announces `bytes` more bytes for this phase, and arrives.
+DEV void mbarrier_arrive_expect(u64* barrier, u32 bytes) {
+  asm volatile("mbarrier.arrive.expect_tx.shared::cta.b64 _, [%0], %1;" ::"r"(shared_address(barrier)), "r"(bytes)
+               : "memory");
+}
+
+// Waits until the phase of this parity is over. On a fresh barrier that is true at once for parity 1.
+DEV void mbarrier_wait(u64* barrier, u32 parity) {
+  asm volatile(
+      "{\n"
+      ".reg .pred over;\n"
+      "TRY:\n"
+      "mbarrier.try_wait.parity.shared::cta.b64 over, [%0], %1;\n"
+      "@!over bra TRY;\n"
+      "}" ::"r"(shared_address(barrier)),
+      "r"(parity)
+      : "memory");
+}
+
+// Orders this thread's accesses to shared memory before those of the asynchronous proxy (TMA, wgmma) that follow, by
+// this thread or by those it then synchronises with: between a write by threads and a read by the proxy.
+DEV void fence_async_proxy() { asm volatile("fence.proxy.async;" ::: "memory"); }
+
+// Starts copying the map's tile whose first element is (x, y), x along rows, to shared memory, aligned to 128 bytes
+// (to 1024 with the swizzle of 128 bytes); elements outside the tensor become what the map says, zero as a rule. The
+// whole tile's bytes count towards the barrier's phase. By one thread.
+DEV void tma_load_2d(void* shared, const TensorMap* map, u64* barrier, i32 x, i32 y) {
+  asm volatile(
+      "cp.async.bulk.tensor.2d.shared::cluster.global.mbarrier::complete_tx::bytes [%0], [%1, {%3, %4}], [%2];" ::"r"(
+          shared_address(shared)),
+      "l"(map), "r"(shared_address(barrier)), "r"(x), "r"(y)
+      : "memory");
+}
+
+// Starts copying a tile from shared memory; elements outside the tensor are not written. What threads wrote to the
+// tile is seen after fence_async_proxy. By one thread, which also commits and waits.
+DEV void tma_store_2d(const TensorMap* map, const void* shared, i32 x, i32 y) {
+  asm volatile("cp.async.bulk.tensor.2d.global.shared::cta.bulk_group [%0, {%2, %3}], [%1];" ::"l"(map),
+               "r"(shared_address(shared)), "r"(x), "r"(y)
+               : "memory");
+}
+
+// Ends a group: the stores this thread started since the last one.
+DEV void tma_store_commit() { asm volatile("cp.async.bulk.commit_group;" ::: "memory"); }
+
+// Waits until all but the newest N groups of this thread have read shared memory, which then may be written again.
+template <int N>
+DEV void tma_store_wait_read() {
+  asm volatile("cp.async.bulk.wait_group.read %0;" ::"n"(N) : "memory");
+}
+
+// The same until they are written.
+template <int N>
+DEV void tma_store_wait() {
+  asm volatile("cp.async.bulk.wait_group %0;" ::"n"(N) : "memory");
+}
+
+#endif
+#ifdef __CUDA_ARCH_FEAT_SM90_ALL  // sm_90a alone: the instructions of this generation's tensor cores
+
+// Changes how many registers each thread of this warpgroup may have, to N: a multiple of 8 from 24 to 256. The kernel
+// is declared with KERNEL_AT_LEAST: ptxas ignores the change where it does not know the count at entry.
+template <int N>
+DEV void setmaxnreg_inc() {
+  asm volatile("setmaxnreg.inc.sync.aligned.u32 %0;" ::"n"(N));
+}
+template <int N>
+DEV void setmaxnreg_dec() {
+  asm volatile("setmaxnreg.dec.sync.aligned.u32 %0;" ::"n"(N));
+}
+
+// The descriptor of a bf16 matrix in shared memory, as a TMA load with the swizzle of 128 bytes leaves it: rows of 64
+// values, each 128 bytes, the first aligned to 1024. Adding 2 to it goes on by 16 values along the rows.
+DEV u64 wgmma_descriptor(const void* matrix) {
+  const u64 start = (shared_address(matrix) & 0x3ffff) >> 4, eight_rows = 1024 >> 4, swizzle_128 = 1;
+  return start | u64{1} << 16 | eight_rows << 32 | swizzle_128 << 62;
+}
+
+// Keeps what is computed with these registers on its side of the wgmma instructions around here.
+template <int R>
+DEV void wgmma_pin(float (&d)[R]) {
+#pragma unroll
+  for (int i = 0; i < R; i++) asm volatile("" : "+f"(d[i])::"memory");
+}
+
+// To be called before the first product and between what threads do with accumulators and the next one into them.
+template <int R>
+DEV void wgmma_fence(float (&d)[R]) {
+  wgmma_pin(d);
+  asm volatile("wgmma.fence.sync.aligned;" ::: "memory");
+}
+
+// Ends a group: the products this warp started since the last one.
+DEV void wgmma_commit() { asm volatile("wgmma.commit_group.sync.aligned;" ::: "memory"); }
+
+// Waits until at most the newest N groups of this warp are unfinished; `d` are the accumulators of those that are not.
+template <int N, int R>
+DEV void wgmma_wait(float (&d)[R]) {
+  asm volatile("wgmma.wait_group.sync.aligned %0;" ::"n"(N) : "memory");
+  wgmma_pin(d);
+}
+
+// The text and the operands of many registers.
+#define NUMBERS_32 \
+  "%0, %1, %2, %3, %4, %5, %6, %7, %8, %9, %10, %11, %12, %13, %14, %15, " \
+  "%16, %17, %18, %19, %20, %21, %22, %23, %24, %25, %26, %27, %28, %29, %30, %31"
+#define NUMBERS_64 \
+  NUMBERS_32 ", " \
+  "%32, %33, %34, %35, %36, %37, %38, %39, %40, %41, %42, %43, %44, %45, %46, %47, " \
+  "%48, %49, %50, %51, %52, %53, %54, %55, %56, %57, %58, %59, %60, %61, %62, %63"
+#define NUMBERS_128 \
+  NUMBERS_64 ", " \
+  "%64, %65, %66, %67, %68, %69, %70, %71, %72, %73, %74, %75, %76, %77, %78, %79, " \
+  "%80, %81, %82, %83, %84, %85, %86, %87, %88, %89, %90, %91, %92, %93, %94, %95, " \
+  "%96, %97, %98, %99, %100, %101, %102, %103, %104, %105, %106, %107, %108, %109, %110, %111, " \
+  "%112, %113, %114, %115, %116, %117, %118, %119, %120, %121, %122, %123, %124, %125, %126, %127"
+#define REGISTERS_8(d, i) \
+  "+f"(d[i]), "+f"(d[i + 1]), "+f"(d[i + 2]), "+f"(d[i + 3]), "+f"(d[i + 4]), "+f"(d[i + 5]), "+f"(d[i + 6]), \
+      "+f"(d[i + 7])
+#define REGISTERS_32(d, i) REGISTERS_8(d, i), REGISTERS_8(d, i + 8), REGISTERS_8(d, i + 16), REGISTERS_8(d, i + 24)
+#define REGISTERS_64(d, i) REGISTERS_32(d, i), REGISTERS_32(d, i + 32)
+#define REGISTERS_128(d, i) REGISTERS_64(d, i), REGISTERS_64(d, i + 64)
+
+// wgmma.mma_async of `columns` columns into half as many registers; the two descriptors and the flag come after them.
+#define WGMMA_BF16(columns, registers, descriptor_a, descriptor_b, flag)                                      \
+  DEV void wgmma_bf16(float (&d)[registers], u64 a, u64 b, bool accumulate) {                                 \
+    asm volatile("{\n.reg .pred add;\nsetp.ne.b32 add, %" #flag                                               \
+                 ", 0;\n"                                                                                     \
+                 "wgmma.mma_async.sync.aligned.m64n" #columns "k16.f32.bf16.bf16 {" NUMBERS_##registers        \
+                 "}, %" #descriptor_a ", %" #descriptor_b ", add, 1, 1, 0, 0;\n}"                              \
+                 : REGISTERS_##registers(d, 0)                                                                \
+                 : "l"(a), "l"(b), "r"((u32)accumulate));                                                     \
+  }
+
+// Starts d (+)= a b^T for a (64 x 16) and b (2 R x 16), both bf16 in shared memory with k along their rows, d in f32
+// and R of its values per thread: by all four warps of a warpgroup. With w = warp % 4, g = lane / 4 and
+// t = 2 (lane % 4), columns 8 j + t and 8 j + t + 1 of row 16 w + g are in d[4 j] and d[4 j + 1], those of row
+// 16 w + g + 8 in d[4 j + 2] and d[4 j + 3].
+WGMMA_BF16(64, 32, 32, 33, 34)
+WGMMA_BF16(128, 64, 64, 65, 66)
+WGMMA_BF16(256, 128, 128, 129, 130)
+
+#endif

@@ -8,8 +8,10 @@
 #include <numeric>
 #include <vector>
 
+#include "async.h"
 #include "collective.h"
 #include "fiber.h"
+#include "wgmma.h"
 
 SimThread* sim_thread;
 
@@ -105,6 +107,7 @@ struct Block {
   Barrier barriers[BARRIERS];
   Group groups[MAX_WARPS][LANES];
   unsigned char *dynamic_shared, *static_shared, *static_end;
+  size_t dynamic_bytes;
   SharedArray arrays[MAX_SHARED_ARRAYS];
   int array_count;
 
@@ -118,13 +121,32 @@ struct Block {
 
 Block& block = *new Block;  // never destroyed: a process may end while a module still refers to it
 
+}  // namespace
+
+int current_thread() { return block.current; }
+int thread_count() { return block.count; }
+size_t dynamic_shared_bytes() { return block.dynamic_bytes; }
+unsigned char* shared_memory() { return block.dynamic_shared; }
+const Settings& current_settings() { return block.settings; }
+
+bool is_shared(const void* address, size_t bytes) {
+  auto* start = static_cast<const unsigned char*>(address);
+  auto within = [&](const unsigned char* from, const unsigned char* to) {
+    return start >= from && start <= to && bytes <= static_cast<size_t>(to - start);
+  };
+  return within(block.dynamic_shared, block.dynamic_shared + block.dynamic_bytes) ||
+         within(block.static_shared, block.static_end);
+}
+
 uint64_t next_random() {  // xorshift64
   uint64_t& r = block.random;
   r ^= r << 13, r ^= r >> 7, r ^= r << 17;
   return r;
 }
 
-int pick() {
+namespace {
+
+int pick_ready() {
   switch (block.settings.schedule) {
     case Schedule::Lowest: return block.ready.from(0);
     case Schedule::Highest: return block.ready.last();
@@ -132,6 +154,15 @@ int pick() {
     case Schedule::Random: return block.ready.from(next_random() % block.count);
   }
   return -1;
+}
+
+// Who runs next; -1 if nobody can. The TMA engine gets on when all threads wait: a copy is over at the last moment
+// that it may. The random schedule lets it be over at any.
+int pick() {
+  if (block.settings.schedule == Schedule::Random && engine_busy() && next_random() % 64 == 0) engine_step();
+  int next = pick_ready();
+  while (next < 0 && engine_step()) next = pick_ready();
+  return next;
 }
 
 void switch_to(int next) {
@@ -142,7 +173,8 @@ void switch_to(int next) {
   sim_switch(save, block.threads[next]->sp);
 }
 
-// Ends the grid: reports, and abandons every fiber where it stands.
+}  // namespace
+
 [[noreturn]] void fail(const std::string& message) {
   fprintf(stderr, "simulated GPU: kernel %s, block (%u, %u, %u): %s\n", block.kernel->name.c_str(), sim_thread->block.x,
           sim_thread->block.y, sim_thread->block.z, message.c_str());
@@ -168,7 +200,10 @@ void wait_in(const char* what, const char* file, int line) {
   me.what = what, me.file = file, me.line = line;
 }
 
-// Lets another thread run until somebody makes this one ready again.
+void wait_over() { block.threads[block.current]->what = nullptr; }
+
+void make_ready(int thread) { block.ready.set(thread); }
+
 void block_here() {
   block.ready.clear(block.current);
   int next = pick();
@@ -176,17 +211,21 @@ void block_here() {
   switch_to(next);
 }
 
-// After this thread made others ready: whoever the schedule prefers goes first.
 void yield() { switch_to(pick()); }
+
+namespace {
 
 [[noreturn]] void thread_main() {
   block.kernel->invoke(block.arguments);
   sim_copy_commit();
   sim_copy_wait(0);
+  async_thread_returns();
+  wgmma_thread_returns();
   Thread& me = *block.threads[block.current];
   me.done = true;
   block.ready.clear(block.current);
   void* abandoned;
+  if (block.live == 1) async_block_ends(), wgmma_block_ends();
   if (--block.live == 0) sim_switch(&abandoned, block.host_sp);
   int next = pick();
   if (next < 0) fail("deadlock: threads have returned that others wait for");
@@ -198,6 +237,7 @@ SimIndex unflatten(unsigned i, SimIndex dims) { return {i % dims.x, i / dims.x %
 
 // Runs the block at `position` to its end, from fresh shared memory.
 bool run_block(SimIndex position, SimIndex grid, SimIndex dims, size_t dynamic_shared) {
+  block.dynamic_bytes = dynamic_shared;
   memset(block.dynamic_shared, 0xff, dynamic_shared);
   memset(block.static_shared, 0xff, STATIC_SHARED_BYTES);
   block.static_end = block.static_shared;
@@ -219,6 +259,8 @@ bool run_block(SimIndex position, SimIndex grid, SimIndex dims, size_t dynamic_s
     t.what = nullptr;
     block.ready.set(i);
   }
+  async_block_begins();
+  wgmma_block_begins();
   block.live = block.count;
   block.current = 0;
   block.current = pick();
@@ -285,7 +327,7 @@ void sim_barrier(unsigned id, unsigned threads, bool wait, const char* file, int
     barrier.waiting.reset(block.count);
     yield();
   }
-  block.threads[block.current]->what = nullptr;
+  wait_over();
 }
 
 void sim_collective(SimCollective op, uint32_t mask, SimLane* lane, const char* file, int line) {
@@ -311,7 +353,7 @@ void sim_collective(SimCollective op, uint32_t mask, SimLane* lane, const char* 
       if (mask >> l & 1) block.ready.set(warp * LANES + l);
     yield();
   }
-  block.threads[block.current]->what = nullptr;
+  wait_over();
 }
 
 void* sim_shared(const void* key, size_t bytes) {
@@ -323,6 +365,11 @@ void* sim_shared(const void* key, size_t bytes) {
     fail("more than 48 KiB or 64 arrays of static shared memory");
   block.arrays[block.array_count++] = {key, memory};
   return memory;
+}
+
+uint32_t sim_shared_address(const void* pointer, const char* file, int line) {
+  if (!is_shared(pointer, 0)) fail("an address that is not in shared memory" + std::string(" at ") + place(file, line));
+  return static_cast<uint32_t>(static_cast<const unsigned char*>(pointer) - block.dynamic_shared);
 }
 
 void* sim_dynamic_shared() { return block.dynamic_shared; }

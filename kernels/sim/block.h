@@ -23,4 +23,32 @@ struct Kernel {
 bool run_grid(const Kernel& kernel, SimIndex grid, SimIndex block, size_t dynamic_shared, void** arguments,
               const Settings& settings);
 
+// ---- the block that runs now, for the other files of the simulator ----
+
+// The thread that runs now, and how many there are, counted as warps are made of them.
+int current_thread();
+int thread_count();
+
+// The launched bytes of dynamic shared memory; where shared memory begins, static arrays behind the dynamic part.
+size_t dynamic_shared_bytes();
+unsigned char* shared_memory();
+// Whether [address, address + bytes) lies in shared memory that this block has: dynamic or a static array.
+bool is_shared(const void* address, size_t bytes);
+
+const Settings& current_settings();
+uint64_t next_random();
+
+// Ends the grid: reports, and abandons every thread where it stands.
+[[noreturn]] void fail(const std::string& message);
+std::string place(const char* file, int line);
+
+// What the thread does now, for the report of a deadlock; over with wait_over.
+void wait_in(const char* what, const char* file, int line);
+void wait_over();
+// Lets others run until somebody makes this thread ready again.
+void block_here();
+void make_ready(int thread);
+// After this thread made others ready: whoever the schedule prefers goes first.
+void yield();
+
 }  // namespace sim

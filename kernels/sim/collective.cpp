@@ -3,6 +3,8 @@
 
 #include <cstring>
 
+#include "wgmma.h"
+
 namespace sim {
 namespace {
 
@@ -97,6 +99,11 @@ const char* name_of(SimCollective op) {
     case SIM_LDMATRIX: return "ldmatrix";
     case SIM_LDMATRIX_TRANS: return "ldmatrix.trans";
     case SIM_MMA_BF16: return "mma";
+    case SIM_SETMAXNREG: return "setmaxnreg";
+    case SIM_WGMMA: return "wgmma";
+    case SIM_WGMMA_FENCE: return "wgmma.fence";
+    case SIM_WGMMA_COMMIT: return "wgmma.commit_group";
+    case SIM_WGMMA_WAIT: return "wgmma.wait_group";
   }
   return "?";
 }
@@ -110,6 +117,11 @@ std::string compute(SimCollective op, uint32_t mask, SimLane* const (&lanes)[LAN
     case SIM_LDMATRIX: return ldmatrix(call, false);
     case SIM_LDMATRIX_TRANS: return ldmatrix(call, true);
     case SIM_MMA_BF16: return mma_bf16(call);
+    case SIM_SETMAXNREG: return "";  // registers are not counted here
+    case SIM_WGMMA: return wgmma_issue(lanes);
+    case SIM_WGMMA_FENCE: return wgmma_fence();
+    case SIM_WGMMA_COMMIT: return wgmma_commit();
+    case SIM_WGMMA_WAIT: return wgmma_wait(lanes[0]->source);
   }
   return "an unknown collective";
 }

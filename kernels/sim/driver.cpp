@@ -78,6 +78,12 @@ struct Driver {
 
 Driver& driver = *new Driver;  // never destroyed: callers free buffers while the process ends
 
+}  // namespace
+
+const Memory* sim::device_memory() { return driver.memory.get(); }
+
+namespace {
+
 Result complain(Result code, const std::string& message) {
   fprintf(stderr, "simulated GPU: %s\n", message.c_str());
   return code;

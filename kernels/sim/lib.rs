@@ -16,7 +16,9 @@ use std::process::{self, Command};
 use std::sync::atomic::{AtomicU32, Ordering};
 
 /// Every file the libraries are built from or need beside them.
-const FILES: [(&str, &str); 15] = [
+const FILES: [(&str, &str); 19] = [
+    ("async.cpp", include_str!("async.cpp")),
+    ("async.h", include_str!("async.h")),
     ("block.cpp", include_str!("block.cpp")),
     ("block.h", include_str!("block.h")),
     ("collective.cpp", include_str!("collective.cpp")),
@@ -32,11 +34,25 @@ const FILES: [(&str, &str); 15] = [
     ("settings.cpp", include_str!("settings.cpp")),
     ("settings.h", include_str!("settings.h")),
     ("tensor_map.h", include_str!("tensor_map.h")),
+    ("wgmma.cpp", include_str!("wgmma.cpp")),
+    ("wgmma.h", include_str!("wgmma.h")),
 ];
 
 /// Each library and its sources.
 const LIBRARIES: [(&str, &[&str]); 2] = [
-    ("libcuda.so", &["block.cpp", "collective.cpp", "driver.cpp", "fiber.cpp", "memory.cpp", "settings.cpp"]),
+    (
+        "libcuda.so",
+        &[
+            "async.cpp",
+            "block.cpp",
+            "collective.cpp",
+            "driver.cpp",
+            "fiber.cpp",
+            "memory.cpp",
+            "settings.cpp",
+            "wgmma.cpp",
+        ],
+    ),
     ("libnvrtc.so", &["nvrtc.cpp"]),
 ];
 

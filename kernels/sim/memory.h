@@ -29,4 +29,7 @@ class Memory {
   std::map<uint64_t, size_t> allocations_;  // start -> bytes
 };
 
+// The device's memory, once the driver is initialised.
+const Memory* device_memory();
+
 }  // namespace sim

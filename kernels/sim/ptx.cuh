@@ -188,3 +188,71 @@ DEV void cp_async_wait() {
 
 DEV void named_barrier_sync(u32 id, u32 threads, SIM_HERE) { sim_barrier(id, threads, true, file, line); }
 DEV void named_barrier_arrive(u32 id, u32 threads, SIM_HERE) { sim_barrier(id, threads, false, file, line); }
+
+// ---- Hopper ----
+
+struct alignas(64) TensorMap {
+  u64 opaque[16];
+};
+#define TENSOR_MAP(name) const TensorMap name
+
+DEV u32 shared_address(const void* pointer, SIM_HERE) { return sim_shared_address(pointer, file, line); }
+
+DEV void mbarrier_init(u64* barrier, u32 arrivals, SIM_HERE) { sim_mbarrier_init(barrier, arrivals, file, line); }
+DEV void fence_mbarrier_init() { sim_fence_mbarrier_init(); }
+DEV void mbarrier_arrive(u64* barrier, SIM_HERE) { sim_mbarrier_arrive(barrier, 0, file, line); }
+DEV void mbarrier_arrive_expect(u64* barrier, u32 bytes, SIM_HERE) { sim_mbarrier_arrive(barrier, bytes, file, line); }
+DEV void mbarrier_wait(u64* barrier, u32 parity, SIM_HERE) { sim_mbarrier_wait(barrier, parity, file, line); }
+DEV void fence_async_proxy() { sim_fence_async_proxy(); }
+
+DEV void tma_load_2d(void* shared, const TensorMap* map, u64* barrier, i32 x, i32 y, SIM_HERE) {
+  sim_tma_load_2d(shared, map, barrier, x, y, file, line);
+}
+DEV void tma_store_2d(const TensorMap* map, const void* shared, i32 x, i32 y, SIM_HERE) {
+  sim_tma_store_2d(map, shared, x, y, file, line);
+}
+DEV void tma_store_commit() { sim_tma_store_commit(); }
+template <int N>
+DEV void tma_store_wait_read() {
+  sim_tma_store_wait(N, true);
+}
+template <int N>
+DEV void tma_store_wait() {
+  sim_tma_store_wait(N, false);
+}
+
+static inline void sim_whole_warp(SimCollective op, int argument, const char* file, int line) {
+  SimLane lane{nullptr, nullptr, 0, argument};
+  sim_collective(op, ~0u, &lane, file, line);
+}
+
+template <int N>
+DEV void setmaxnreg_inc(SIM_HERE) {
+  static_assert(N % 8 == 0 && 24 <= N && N <= 256, "as the instruction takes it");
+  sim_whole_warp(SIM_SETMAXNREG, N, file, line);
+}
+template <int N>
+DEV void setmaxnreg_dec(SIM_HERE) {
+  static_assert(N % 8 == 0 && 24 <= N && N <= 256, "as the instruction takes it");
+  sim_whole_warp(SIM_SETMAXNREG, N, file, line);
+}
+
+DEV u64 wgmma_descriptor(const void* matrix, SIM_HERE) {
+  return u64{(shared_address(matrix, file, line) & 0x3ffff) >> 4} | u64{1} << 16 | u64{64} << 32 | u64{1} << 62;
+}
+template <int R>
+DEV void wgmma_fence(float (&)[R], SIM_HERE) {
+  sim_whole_warp(SIM_WGMMA_FENCE, 0, file, line);
+}
+DEV void wgmma_commit(SIM_HERE) { sim_whole_warp(SIM_WGMMA_COMMIT, 0, file, line); }
+template <int N, int R>
+DEV void wgmma_wait(float (&)[R], SIM_HERE) {
+  sim_whole_warp(SIM_WGMMA_WAIT, N, file, line);
+}
+template <int R>
+DEV void wgmma_bf16(float (&d)[R], u64 a, u64 b, bool accumulate, SIM_HERE) {
+  static_assert(R == 32 || R == 64 || R == 128, "64, 128 or 256 columns");
+  SimWgmma what{a, b, 2 * R, accumulate};
+  SimLane lane{&what, d, sizeof d, 0};
+  sim_collective(SIM_WGMMA, ~0u, &lane, file, line);
+}

@@ -15,7 +15,19 @@ struct SimThread {
   SimIndex thread, block, block_dim, grid_dim;
 };
 
-enum SimCollective { SIM_SYNCWARP, SIM_SHUFFLE, SIM_BALLOT, SIM_LDMATRIX, SIM_LDMATRIX_TRANS, SIM_MMA_BF16 };
+enum SimCollective {
+  SIM_SYNCWARP,
+  SIM_SHUFFLE,
+  SIM_BALLOT,
+  SIM_LDMATRIX,
+  SIM_LDMATRIX_TRANS,
+  SIM_MMA_BF16,
+  SIM_SETMAXNREG,
+  SIM_WGMMA,
+  SIM_WGMMA_FENCE,
+  SIM_WGMMA_COMMIT,
+  SIM_WGMMA_WAIT,
+};
 
 // What one lane brings to a warp collective. It lies on the lane's own stack until the last lane has arrived.
 struct SimLane {
@@ -23,6 +35,13 @@ struct SimLane {
   void* out;        // where the lane's result goes
   uint32_t bytes;   // of the value and of the result
   int source;       // shuffle: the lane whose value this one gets
+};
+
+// What one lane brings to SIM_WGMMA as `in`; `out` is where its columns / 2 accumulators lie until the wait.
+struct SimWgmma {
+  uint64_t a, b;  // matrix descriptors
+  uint32_t columns;
+  bool accumulate;
 };
 
 // The CUDA thread that runs now.
@@ -45,3 +64,17 @@ SIM_EXPORT bool sim_copies_early();
 SIM_EXPORT void sim_copy(void* to, const void* from, uint32_t bytes, void (*run)(void*, const void*, uint32_t));
 SIM_EXPORT void sim_copy_commit();
 SIM_EXPORT void sim_copy_wait(uint32_t newest);
+
+// The address of shared memory that instructions and matrix descriptors take.
+SIM_EXPORT uint32_t sim_shared_address(const void* pointer, const char* file, int line);
+
+// mbarrier objects, and the asynchronous copies that complete on them (async.cpp).
+SIM_EXPORT void sim_mbarrier_init(void* barrier, uint32_t count, const char* file, int line);
+SIM_EXPORT void sim_mbarrier_arrive(void* barrier, uint32_t expected_bytes, const char* file, int line);
+SIM_EXPORT void sim_mbarrier_wait(void* barrier, uint32_t parity, const char* file, int line);
+SIM_EXPORT void sim_fence_mbarrier_init();
+SIM_EXPORT void sim_fence_async_proxy();
+SIM_EXPORT void sim_tma_load_2d(void* to, const void* map, void* barrier, int x, int y, const char* file, int line);
+SIM_EXPORT void sim_tma_store_2d(const void* map, const void* from, int x, int y, const char* file, int line);
+SIM_EXPORT void sim_tma_store_commit();
+SIM_EXPORT void sim_tma_store_wait(uint32_t newest, bool only_read);
