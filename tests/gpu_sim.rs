@@ -6,9 +6,9 @@ mod simulated;
 use kernels::check::device::{self, Outcome};
 use kernels::check::parity::{self, Sink};
 use kernels::check::{Case, Input};
-use kernels::op::Needs;
+use kernels::op::{Cost, Forward, Made, Needs, Op, Run, Shapes};
 use kernels::rms_norm::RmsNorm;
-use kernels::{Buffer, CATALOGUE, DType, Device, Error, Role, Spec, run};
+use kernels::{Buffer, DType, Device, Error, Role, Spec, run};
 use simulated::{IN_CHILD, child, simulated, text};
 use std::path::Path;
 use std::{env, fs};
@@ -79,14 +79,44 @@ fn memory_that_runs_out_says_how_much_was_free() {
     });
 }
 
+/// The identity, on the CPU alone.
+#[derive(Debug)]
+struct OnlyOnCpu;
+
+impl Op for OnlyOnCpu {
+    fn name(&self) -> &'static str {
+        "only_on_cpu"
+    }
+
+    fn infer(&self, ins: &[Spec]) -> kernels::Result<Shapes> {
+        Ok(Shapes::new(ins))
+    }
+
+    fn forward(&self, io: &mut Forward) -> kernels::Result<Made> {
+        let mut y = io.output(0)?;
+        kernels::on_cpu!(io.device(), self.name(), y.dtype(), T => {
+            y.slice_mut::<T>().copy_from_slice(io.input(0).slice())
+        });
+        Ok(Made::outs([y]))
+    }
+
+    fn differentiable(&self, _input: usize) -> bool {
+        false
+    }
+
+    fn cost(&self, _ins: &[Spec], _run: Run) -> Cost {
+        Cost::default()
+    }
+}
+
 #[test]
 fn an_op_without_a_kernel_says_so() {
     simulated(&[&[]], || {
         let gpu = Device::gpu(0).unwrap();
-        let a = || Buffer::zeros(&gpu, Spec::new(DType::F32, [4]), Role::Activation).unwrap();
-        let error = run::forward(&kernels::add::Add, vec![a(), a()], Needs::default()).unwrap_err();
-        assert_eq!(error.to_string(), "add: not implemented on this device (cuda:0)");
-        let case = CATALOGUE.iter().find(|e| e.name == "add").map(|e| (e.cases)().remove(0)).unwrap();
+        let x = Buffer::zeros(&gpu, Spec::new(DType::F32, [4]), Role::Activation).unwrap();
+        let error = run::forward(&OnlyOnCpu, vec![x], Needs::default()).unwrap_err();
+        assert_eq!(error.to_string(), "only_on_cpu: not implemented on this device (cuda:0)");
+        let case = Case::check("identity", OnlyOnCpu, [Input::normal([4])]);
         assert!(matches!(device::check(&case, &gpu, DType::F32), Outcome::NotImplemented(_)));
     });
 }

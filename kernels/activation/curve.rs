@@ -20,6 +20,20 @@ pub enum Act {
     Silu,
 }
 
+impl Act {
+    /// The macro that kernels are compiled with, which says what `cuda/curve.cuh` is to give them.
+    pub(crate) const fn defines(self) -> &'static [(&'static str, &'static str)] {
+        match self {
+            Act::GeluErf => &[("CURVE", "GeluErf")],
+            Act::GeluTanh => &[("CURVE", "GeluTanh")],
+            Act::QuickGelu => &[("CURVE", "QuickGelu")],
+            Act::SquaredRelu => &[("CURVE", "SquaredRelu")],
+            Act::Relu => &[("CURVE", "Relu")],
+            Act::Silu => &[("CURVE", "Silu")],
+        }
+    }
+}
+
 /// An activation function as a type, so that the loops over elements are compiled for each.
 pub(crate) trait Curve {
     /// The value and the slope at x. A caller that uses one of them pays for one: this is always inlined.

@@ -13,9 +13,11 @@
 //! Numerics: one rounding per element; the sum over repetitions is in `T::Acc`, in a fixed order.
 
 mod cpu;
+mod gpu;
 
 use crate::check::{Case, Entry, Input};
 use crate::column_sum::column_sum;
+use crate::device::Kind;
 use crate::op::{Backward, Cost, Forward, Made, Op, Run, Shapes, check, float, take};
 use crate::{Buffer, Result, Spec, on_cpu, real};
 
@@ -40,6 +42,10 @@ impl Op for Add {
         let device = io.device().clone();
         let mut y = io.reuse(0)?;
         let b = io.input(1);
+        if let Kind::Gpu(gpu) = device.kind() {
+            gpu::forward(gpu, &mut y, b)?;
+            return Ok(Made::outs([y]));
+        }
         on_cpu!(device, self.name(), y.dtype(), T => cpu::forward::<T>(y.slice_mut(), b.slice()));
         Ok(Made::outs([y]))
     }
@@ -79,6 +85,9 @@ impl Op for Add {
 pub fn accumulate(sum: &mut Buffer, gradient: &Buffer) -> Result<()> {
     let device = sum.device().clone();
     assert_eq!(sum.spec().elements(), gradient.spec().elements(), "{gradient:?} onto {sum:?}");
+    if let Kind::Gpu(gpu) = device.kind() {
+        return gpu::accumulate(gpu, sum, gradient);
+    }
     on_cpu!(device, "add", gradient.dtype(), T => {
         if sum.dtype() == gradient.dtype() {
             cpu::forward::<T>(sum.slice_mut(), gradient.slice());
@@ -100,6 +109,12 @@ pub const ENTRY: Entry = Entry {
             Case::check("repeats per image", Add, [Input::normal([6, 4]), Input::normal([3, 4])]),
             Case::check("one row", Add, [Input::normal([1, 7]), Input::normal([7])]),
             Case::parity("bias of 700 rows", Add, [Input::normal([700, 131]), Input::normal([131])]),
+            Case::parity("bias of whole vectors", Add, [Input::normal([700, 136]), Input::normal([136])]),
+            Case::parity(
+                "several turns of a block",
+                Add,
+                [Input::normal([600, 481]), Input::normal([600, 481])],
+            ),
             Case::parity("several tasks", Add, [Input::normal([700, 131]), Input::normal([700, 131])]),
             Case::bench(
                 "residual 2048x4096",

@@ -8,8 +8,10 @@
 //! | y | as x | `to` |
 
 mod cpu;
+mod gpu;
 
 use crate::check::{Case, Entry, Input};
+use crate::device::Kind;
 use crate::op::{Backward, Cost, Forward, Made, Op, Run, Shapes, float, take};
 use crate::{Buffer, DType, Result, Role, Spec, on_cpu, real};
 
@@ -52,6 +54,10 @@ pub fn cast(x: &Buffer, to: DType, role: Role) -> Result<Buffer> {
         return x.copy(role);
     }
     let mut y = x.device().alloc(x.spec().with_dtype(to), role)?;
+    if let Kind::Gpu(gpu) = x.device().kind() {
+        gpu::cast(gpu, x, &mut y)?;
+        return Ok(y);
+    }
     if x.dtype() == DType::F16 {
         // A stored format of checkpoints: read, never computed in.
         on_cpu!(x.device(), "cast", to, B => cpu::forward::<crate::dtype::f16, B>(x.slice(), y.slice_mut()));
@@ -71,6 +77,7 @@ pub const ENTRY: Entry = Entry {
     cases: || {
         vec![
             Case::check("to f64", Cast { to: DType::F64 }, [Input::normal([3, 5])]),
+            Case::parity("several tasks to f32", Cast { to: DType::F32 }, [Input::normal([700, 131])]),
             Case::parity("several tasks to bf16", Cast { to: DType::Bf16 }, [Input::normal([700, 131])]),
             Case::bench("to bf16 2048x4096", Cast { to: DType::Bf16 }, [Input::normal([2048, 4096])]),
         ]

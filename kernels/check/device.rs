@@ -1,9 +1,9 @@
 //! A device against the CPU in f64, by the yardstick of [`parity`]: what the device may lose is what the precision
 //! makes anyone lose, times two. Each run is repeated and has to give the same bits: nothing may depend on timing.
 
-use super::Case;
 use super::parity::{self, Sink, Worst, Yardstick, everywhere};
-use crate::device::Device;
+use super::{Case, CaseKind, Entry};
+use crate::device::{Device, Kind};
 use crate::{DType, Error, Result};
 
 /// What one case showed.
@@ -26,6 +26,18 @@ pub struct Report {
     pub worst: f64,
     /// A hash of every bit that the device gave: the same in every process.
     pub bits: u64,
+}
+
+/// The cases of an op that a device can run: those with f64, which kernels do not compute in, only on the CPU.
+pub fn cases(entry: &Entry, device: &Device) -> Vec<Case> {
+    let on_gpu = matches!(device.kind(), Kind::Gpu(_));
+    let f64_inside = |case: &Case| {
+        let shapes = case.op.infer(&case.specs(DType::F32));
+        shapes.is_ok_and(|s| s.outs.iter().any(|out| out.dtype == DType::F64))
+    };
+    let mut cases = (entry.cases)();
+    cases.retain(|c| c.kind != CaseKind::Bench && !(on_gpu && f64_inside(c)));
+    cases
 }
 
 /// Runs a case in `dtype` on `device`: without gradients, with each gradient alone (the other inputs frozen), and

@@ -22,8 +22,14 @@ struct alignas(sizeof(T) * N) Vector {
 template <class T>
 constexpr int WIDEST = 16 / sizeof(T);
 
-// Whether rows of `width` values can be read 16 bytes at a time from all these addresses. Null counts as aligned.
+// Whether all these addresses are multiples of 16 bytes. Null counts as one.
+template <class... P>
+DEV bool on_16_bytes(const P*... pointers) {
+  return ((u64)pointers | ...) % 16 == 0;
+}
+
+// Whether rows of `width` values can be read 16 bytes at a time from all these addresses.
 template <class T, class... P>
 DEV bool aligned(u32 width, const P*... pointers) {
-  return width % WIDEST<T> == 0 && ((u64)pointers | ...) % 16 == 0;
+  return width % WIDEST<T> == 0 && on_16_bytes(pointers...);
 }

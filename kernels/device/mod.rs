@@ -6,6 +6,7 @@
 mod buffer;
 pub mod gpu;
 pub(crate) mod host;
+pub(crate) mod launch;
 mod libraries;
 mod mapped;
 mod meter;

@@ -82,7 +82,9 @@ impl Texts {
 }
 
 /// What kernels include: names and texts. Kernels use no other header.
-const HEADERS: [(&str, &str); 3] = [
+const HEADERS: &[(&str, &str)] = &[
+    ("curve.cuh", include_str!("../cuda/curve.cuh")),
+    ("elementwise.cuh", include_str!("../cuda/elementwise.cuh")),
     ("ptx.cuh", include_str!("../cuda/ptx.cuh")),
     ("reduce.cuh", include_str!("../cuda/reduce.cuh")),
     ("vector.cuh", include_str!("../cuda/vector.cuh")),

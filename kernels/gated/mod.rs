@@ -17,10 +17,12 @@
 //! Errors: the width of x is odd.
 
 mod cpu;
+mod gpu;
 
 use crate::activation::Act;
 use crate::activation::curve::curve;
 use crate::check::{Case, Entry, Input};
+use crate::device::Kind;
 use crate::op::{Backward, Cost, Forward, Made, Needs, Op, Run, Shapes, Slot, check, float, take};
 use crate::{Result, Spec, on_cpu};
 
@@ -48,6 +50,10 @@ impl Op for Gated {
     fn forward(&self, io: &mut Forward) -> Result<Made> {
         let x = io.input(0);
         let mut y = io.output(0)?;
+        if let Kind::Gpu(gpu) = io.device().kind() {
+            gpu::forward(gpu, self.act, x, &mut y)?;
+            return Ok(Made::outs([y]));
+        }
         let width = y.spec().last();
         on_cpu!(io.device(), self.name(), x.dtype(), T => {
             curve!(self.act, C => cpu::forward::<T, C>(width, x.slice(), y.slice_mut()))
@@ -62,6 +68,10 @@ impl Op for Gated {
     fn backward(&self, io: &mut Backward) -> Result<()> {
         let mut x = io.take_saved(0)?;
         let dy = io.dy();
+        if let Kind::Gpu(gpu) = io.device().kind() {
+            gpu::backward(gpu, self.act, &mut x, dy)?;
+            return io.give(0, x);
+        }
         let width = dy.spec().last();
         on_cpu!(io.device(), self.name(), x.dtype(), T => {
             curve!(self.act, C => cpu::backward::<T, C>(width, x.slice_mut(), dy.slice()))
@@ -93,6 +103,10 @@ pub const ENTRY: Entry = Entry {
             case("geglu", Act::GeluErf, 3, 17),
             case("geglu tanh", Act::GeluTanh, 3, 17),
             case("reglu", Act::Relu, 3, 17),
+            case("swiglu, whole vectors", Act::Silu, 3, 40),
+            case("quick gelu", Act::QuickGelu, 3, 17),
+            case("squared relu", Act::SquaredRelu, 3, 17),
+            Case::parity("one long row", Gated { act: Act::Silu }, [Input::no_kink([1, 2 * 40_001])]),
             Case::parity("swiglu 700x131", Gated { act: Act::Silu }, [Input::no_kink([700, 2 * 131])]),
             Case::bench("swiglu 2048x11008", Gated { act: Act::Silu }, [Input::normal([2048, 2 * 11008])]),
         ]

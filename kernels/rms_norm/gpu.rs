@@ -1,9 +1,10 @@
 //! RMSNorm on a GPU: launches the kernels of `rms_norm.cu`.
 
 use crate::device::gpu::{Gpu, Grid, KernelArg};
+use crate::device::launch::{entry, width};
 use crate::device::program::Source;
 use crate::op::Backward;
-use crate::{Buffer, DType, Error, Result, Spec};
+use crate::{Buffer, DType, Result, Spec};
 
 const NAME: &str = "rms_norm";
 const SOURCE: Source = Source::new("rms_norm/rms_norm.cu", include_str!("rms_norm.cu"));
@@ -12,20 +13,6 @@ const SOURCE: Source = Source::new("rms_norm/rms_norm.cu", include_str!("rms_nor
 const MAX_THREADS: usize = 256;
 /// Backward's registers allow this many blocks of `MAX_THREADS` on a multiprocessor at once.
 const BLOCKS_PER_MULTIPROCESSOR: usize = 2;
-
-/// The kernel of `part` for this type of activation.
-fn entry(part: &str, dtype: DType) -> Result<String> {
-    match dtype {
-        DType::F32 | DType::Bf16 => Ok(format!("{NAME}_{part}_{dtype}")),
-        got => Err(Error::DType { op: NAME, expected: "f32 or bf16 on a GPU", got }),
-    }
-}
-
-/// The row width as the kernels take it.
-fn width(x: Spec) -> Result<u32> {
-    let too_wide = |_| Error::shape(NAME, format!("rows of {x} are too wide, at most {} values", i32::MAX));
-    i32::try_from(x.last()).map(|w| w as u32).map_err(too_wide)
-}
 
 /// Threads for one row: a warp for each 32 vectors of 16 bytes, up to the bound.
 fn threads(x: Spec) -> u32 {
@@ -42,7 +29,7 @@ pub fn forward(
     y: &mut Buffer,
     rstd: Option<&mut Buffer>,
 ) -> Result<()> {
-    let (spec, name) = (x.spec(), entry("fwd", x.dtype())?);
+    let (spec, name) = (x.spec(), entry(NAME, "fwd", x.dtype())?);
     if spec.elements() == 0 {
         return Ok(());
     }
@@ -53,7 +40,7 @@ pub fn forward(
         KernelArg::write(y),
         KernelArg::write_or_null(rstd),
         KernelArg::I64(spec.rows() as i64),
-        KernelArg::U32(width(spec)?),
+        KernelArg::U32(width(NAME, spec)?),
         KernelArg::F32(eps as f32),
     ];
     // SAFETY: arguments as in the signature of rms_norm_fwd; `infer` made w as wide as a row of x, y like x and
@@ -64,7 +51,7 @@ pub fn forward(
 /// Gives dx and dw, whichever is wanted, from one pass over x and dy.
 pub fn backward(gpu: &Gpu, io: &mut Backward) -> Result<()> {
     let (x, w, rstd, dy) = (io.saved(0), io.saved(1), io.saved(2), io.dy());
-    let (spec, name) = (x.spec(), entry("bwd", x.dtype())?);
+    let (spec, name) = (x.spec(), entry(NAME, "bwd", x.dtype())?);
     let blocks = spec.rows().min(BLOCKS_PER_MULTIPROCESSOR * gpu.multiprocessors() as usize);
     let mut dx = io.wants(0).then(|| io.alloc(spec)).transpose()?;
     let mut dw = io.wants(1).then(|| io.alloc(w.spec().with_dtype(DType::F32))).transpose()?;
@@ -79,7 +66,7 @@ pub fn backward(gpu: &Gpu, io: &mut Backward) -> Result<()> {
             KernelArg::write_or_null(dx.as_mut()),
             KernelArg::write_or_null(partial.as_mut()),
             KernelArg::I64(spec.rows() as i64),
-            KernelArg::U32(width(spec)?),
+            KernelArg::U32(width(NAME, spec)?),
         ];
         let grid = Grid::linear(blocks as u32, threads(spec));
         // SAFETY: arguments as in the signature of rms_norm_bwd; x, w and rstd are what forward saw and made, dy

@@ -21,8 +21,10 @@
 //! Errors: the width is not that of the heads; rotary_dim is odd, 0 or beyond head_dim; the table does not match.
 
 mod cpu;
+mod gpu;
 
 use crate::check::{Case, Entry, Input};
+use crate::device::Kind;
 use crate::op::{Backward, Cost, Forward, Made, Needs, Op, Run, Shapes, Slot, check, float, take};
 use crate::{Buffer, Result, Spec, on_cpu};
 
@@ -47,6 +49,9 @@ impl Rope {
 
     fn rotate(&self, x: &mut Buffer, table: &Buffer, back: bool) -> Result<()> {
         let device = x.device().clone();
+        if let Kind::Gpu(gpu) = device.kind() {
+            return gpu::rotate(gpu, self, x, table, back);
+        }
         on_cpu!(device, self.name(), x.dtype(), T => cpu::rotate::<T>(self, x.slice_mut(), table.slice(), back));
         Ok(())
     }
@@ -142,12 +147,16 @@ pub const ENTRY: Entry = Entry {
         };
         let grouped = Rope { heads: 4, kv_heads: 2, head_dim: 24, rotary_dim: 12 };
         let grouped_ins = ins(&grouped, 0..577);
+        let wide = Rope { heads: 2, kv_heads: 1, head_dim: 610, rotary_dim: 602 };
+        let wide_ins = ins(&wide, 30..32);
         let llama = Rope { heads: 32, kv_heads: 32, head_dim: 128, rotary_dim: 128 };
         let llama_ins = ins(&llama, 0..2048);
         vec![
             case("one row", Rope { heads: 1, kv_heads: 1, head_dim: 8, rotary_dim: 8 }, 5..6),
             case("grouped heads", Rope { heads: 4, kv_heads: 2, head_dim: 6, rotary_dim: 6 }, 1000..1003),
             case("half rotated", Rope { heads: 2, kv_heads: 1, head_dim: 8, rotary_dim: 4 }, 0..4),
+            case("whole vectors", Rope { heads: 5, kv_heads: 1, head_dim: 24, rotary_dim: 16 }, 7..10),
+            Case::parity("heads wider than a block", wide, wide_ins),
             Case::parity("577 rows", grouped, grouped_ins),
             Case::bench("7B, 2048 rows", llama, llama_ins),
         ]

@@ -10,8 +10,10 @@
 //! Numerics: the factor is rounded to `T::Acc`, the product to T. Cost: one flop per element, one read, one write.
 
 mod cpu;
+mod gpu;
 
 use crate::check::{Case, Entry, Input};
+use crate::device::Kind;
 use crate::op::{Backward, Cost, Forward, Made, Op, Run, Shapes, float, take};
 use crate::{Buffer, Result, Spec, on_cpu};
 
@@ -25,6 +27,9 @@ pub struct Scale {
 impl Scale {
     fn apply(&self, x: &mut Buffer) -> Result<()> {
         let device = x.device().clone();
+        if let Kind::Gpu(gpu) = device.kind() {
+            return gpu::scale(gpu, x, self.factor);
+        }
         on_cpu!(device, self.name(), x.dtype(), T => cpu::scale::<T>(x.slice_mut(), self.factor));
         Ok(())
     }

@@ -1,7 +1,6 @@
 //! `neva kernels check [OP] [--device cpu|cuda[:N]|auto]`
 
-use ::kernels::check::CaseKind;
-use ::kernels::check::device::{Outcome, check};
+use ::kernels::check::device::{Outcome, cases, check};
 use ::kernels::{CATALOGUE, DType};
 use clap::{Args, Subcommand};
 use neva::{Error, Result};
@@ -44,8 +43,7 @@ fn run_check(arguments: &CheckArguments) -> Result<()> {
     }
     let mut failures = 0;
     for entry in CATALOGUE.iter().filter(|entry| wanted(entry.name)) {
-        let mut cases = (entry.cases)();
-        cases.retain(|c| c.kind != CaseKind::Bench);
+        let mut cases = cases(entry, &device);
         cases.retain(|c| arguments.case.as_deref().is_none_or(|text| c.name.contains(text)));
         let (mut ran, mut worst, mut bits, mut messages) = (0, 0.0f64, 0u64, vec![]);
         for dtype in [DType::F32, DType::Bf16] {

@@ -1,0 +1,58 @@
+//! What the launches of many ops share: the names of entries, and grids over elements and rows.
+
+use super::gpu::{Gpu, Grid};
+use crate::{DType, Error, Result, Spec};
+
+/// Threads per block of the kernels built on `elementwise.cuh`, their launch bound.
+const THREADS: usize = 128;
+
+/// Vectors of one tensor that such a thread has on their way at once.
+const IN_FLIGHT: usize = 4;
+
+/// Bytes of a vector.
+const VECTOR: usize = 16;
+
+/// Beyond this many blocks per multiprocessor, two rounds of as many as run side by side, blocks take several turns:
+/// starting more of them costs, and evens out nothing.
+const BLOCKS_PER_MULTIPROCESSOR: usize = 32;
+
+/// The most blocks a grid has in y.
+const MAX_Y: usize = 65_535;
+
+/// The kernel of `op` for this pass, part and type: `gated_bwd_bf16`.
+///
+/// Errors: a type that kernels do not compute in.
+pub(crate) fn entry(op: &'static str, part: &str, dtype: DType) -> Result<String> {
+    match dtype {
+        DType::F32 | DType::Bf16 => Ok(format!("{op}_{part}_{dtype}")),
+        got => Err(Error::DType { op, expected: "f32 or bf16 on a GPU", got }),
+    }
+}
+
+/// The row width of `x` as kernels take it. They count columns in 32 bits.
+pub(crate) fn width(op: &'static str, x: Spec) -> Result<u32> {
+    let too_wide = |_| Error::shape(op, format!("rows of {x} are too wide, at most {} values", i32::MAX));
+    i32::try_from(x.last()).map(|w| w as u32).map_err(too_wide)
+}
+
+/// How many vectors of type `dtype` a row takes: one per value if vectors do not divide it.
+fn vectors(width: usize, dtype: DType) -> usize {
+    let values = VECTOR / dtype.size();
+    if width.is_multiple_of(values) { width / values } else { width }
+}
+
+/// A grid for an element-wise kernel over tensors of `elements` elements, the widest of them of type `widest`.
+pub(crate) fn over_elements(gpu: &Gpu, elements: usize, widest: DType) -> Grid {
+    let vectors = elements.div_ceil(VECTOR / widest.size());
+    let most = BLOCKS_PER_MULTIPROCESSOR * gpu.multiprocessors() as usize;
+    Grid::linear(vectors.div_ceil(IN_FLIGHT * THREADS).clamp(1, most) as u32, THREADS as u32)
+}
+
+/// A grid whose x covers the columns of rows, `columns` vectors of a row to a thread, and whose y covers the rows,
+/// `rows` of them to a thread; blocks stride over what is left.
+pub(crate) fn over_rows(gpu: &Gpu, x: Spec, columns: usize, rows: usize) -> Grid {
+    let most = BLOCKS_PER_MULTIPROCESSOR * gpu.multiprocessors() as usize;
+    let across = vectors(x.last(), x.dtype).div_ceil(columns * THREADS).clamp(1, most);
+    let down = x.rows().div_ceil(rows).clamp(1, (most / across).clamp(1, MAX_Y));
+    Grid { blocks: [across as u32, down as u32, 1], threads: THREADS as u32, shared_bytes: 0 }
+}
