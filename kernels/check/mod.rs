@@ -3,6 +3,7 @@
 //! An op's folder ends in one [`Entry`]; its cases drive the gradient check, parity between precisions, paths and
 //! devices, and the benches.
 
+pub mod bench;
 pub mod device;
 pub mod gradient;
 pub mod parity;

@@ -149,6 +149,12 @@ impl Gpu {
         self.multiprocessors
     }
 
+    /// The name of the card and its compute capability.
+    pub(super) fn describe(&self) -> Result<String> {
+        let name = result::device::get_name(self.device).map_err(|e| driver_error("ask for the name", e))?;
+        Ok(format!("{name}, compute capability {}.{}", self.capability / 10, self.capability % 10))
+    }
+
     /// The architecture to compile for, as NVRTC names it. From 9.0 on there is a variant with the instructions of
     /// that generation alone.
     pub(super) fn architecture(&self) -> String {

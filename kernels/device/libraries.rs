@@ -34,6 +34,16 @@ pub(super) fn compiler() -> Result<(), String> {
     if present { Ok(()) } else { Err(searched("libnvrtc.so")) }
 }
 
+/// Whether the library that marks ranges for profilers is there.
+pub(crate) fn nvtx() -> bool {
+    static FOUND: OnceLock<bool> = OnceLock::new();
+    *FOUND.get_or_init(|| {
+        open_first(&directories(), "libnvToolsExt.so");
+        // SAFETY: as in `driver`.
+        unsafe { cudarc::nvtx::sys::is_culib_present() }
+    })
+}
+
 fn searched(library: &str) -> String {
     let mut places: Vec<String> = directories().iter().map(|d| d.display().to_string()).collect();
     places.push("the loader's path".into());

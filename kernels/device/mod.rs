@@ -7,7 +7,7 @@ mod buffer;
 pub mod gpu;
 pub(crate) mod host;
 pub(crate) mod launch;
-mod libraries;
+pub(crate) mod libraries;
 mod mapped;
 mod meter;
 pub mod program;
@@ -99,6 +99,31 @@ impl Device {
     /// A buffer with unspecified contents, counted under `role`.
     pub fn alloc(&self, spec: Spec, role: Role) -> Result<Buffer> {
         Buffer::alloc(self, spec, role)
+    }
+
+    /// What it is, for a report: the name of the card, or the instructions used on the CPU.
+    ///
+    /// Errors: the driver does not tell.
+    pub fn describe(&self) -> Result<String> {
+        match self.kind() {
+            Kind::Gpu(gpu) => gpu.describe(),
+            Kind::Cpu(_) => Ok(format!(
+                "CPU, {} threads, {}",
+                rayon::current_num_threads(),
+                crate::simd::Path::current().name()
+            )),
+            Kind::Plan => Ok("plan".into()),
+        }
+    }
+
+    /// Waits until everything asked of the device is done.
+    ///
+    /// Errors: an op failed since the last wait.
+    pub fn wait(&self) -> Result<()> {
+        match self.kind() {
+            Kind::Gpu(gpu) => gpu.synchronize("wait"),
+            _ => Ok(()),
+        }
     }
 
     /// The error for an op that has no implementation here yet.

@@ -1,5 +1,6 @@
-//! `neva kernels check [OP] [--device cpu|cuda[:N]|auto]`
+//! `neva kernels check | bench | profile`
 
+use ::kernels::check::Entry;
 use ::kernels::check::device::{Outcome, cases, check};
 use ::kernels::{CATALOGUE, DType};
 use clap::{Args, Subcommand};
@@ -11,6 +12,8 @@ use super::print;
 #[derive(Subcommand)]
 pub enum Command {
     Check(CheckArguments),
+    Bench(super::kernels_bench::BenchArguments),
+    Profile(super::kernels_bench::ProfileArguments),
 }
 
 /// Compare every case of every op with the CPU in f64
@@ -29,6 +32,8 @@ pub struct CheckArguments {
 pub fn run(command: &Command) -> Result<()> {
     match command {
         Command::Check(arguments) => run_check(arguments),
+        Command::Bench(arguments) => super::kernels_bench::bench(arguments),
+        Command::Profile(arguments) => super::kernels_bench::profile(arguments),
     }
 }
 
@@ -36,13 +41,8 @@ pub fn run(command: &Command) -> Result<()> {
 /// and no process changes. An op of which none ran is a failure, like one that differs.
 fn run_check(arguments: &CheckArguments) -> Result<()> {
     let device = neva::device::open(&arguments.device)?;
-    let wanted = |name: &str| arguments.op.as_deref().is_none_or(|op| op == name);
-    if !CATALOGUE.iter().any(|entry| wanted(entry.name)) {
-        let names: Vec<&str> = CATALOGUE.iter().map(|entry| entry.name).collect();
-        return Err(Error::Usage(format!("no op is called so; there are {}", names.join(", "))));
-    }
     let mut failures = 0;
-    for entry in CATALOGUE.iter().filter(|entry| wanted(entry.name)) {
+    for entry in entries(arguments.op.as_deref())? {
         let mut cases = cases(entry, &device);
         cases.retain(|c| arguments.case.as_deref().is_none_or(|text| c.name.contains(text)));
         let (mut ran, mut worst, mut bits, mut messages) = (0, 0.0f64, 0u64, vec![]);
@@ -75,4 +75,14 @@ fn run_check(arguments: &CheckArguments) -> Result<()> {
         return Err(Error::Usage(format!("{failures} ops failed on {device}")));
     }
     Ok(())
+}
+
+/// The catalogue, or the one op of it that is asked for.
+pub fn entries(op: Option<&str>) -> Result<Vec<&'static Entry>> {
+    let found: Vec<_> = CATALOGUE.iter().filter(|entry| op.is_none_or(|op| op == entry.name)).collect();
+    if found.is_empty() {
+        let names: Vec<&str> = CATALOGUE.iter().map(|entry| entry.name).collect();
+        return Err(Error::Usage(format!("no op is called so; there are {}", names.join(", "))));
+    }
+    Ok(found)
 }

@@ -8,6 +8,7 @@ mod data;
 mod eval;
 mod generate;
 mod kernels;
+mod kernels_bench;
 mod quickstart;
 mod tokenize;
 mod tokenizer;

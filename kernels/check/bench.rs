@@ -1,0 +1,280 @@
+//! Timing of ops at the sizes that NeVA runs, beside what the machine could do at best.
+//!
+//! Each run starts with cold caches: between runs a buffer larger than any of them is overwritten. The time is the
+//! op's own in the device's trace (events on a GPU). What a run may cost at least is its floor,
+//!
+//! ```text
+//! floor = max(flops / rate of a large matrix product, bytes / rate of a large copy)
+//! ```
+//!
+//! with the op's own count of operations and compulsory bytes, and both rates measured in the same process.
+
+use super::{Case, Of, Random};
+use crate::device::{Buffer, Device, Kind, Role, libraries};
+use crate::gemm::{self, Gemm};
+use crate::op::{Cost, Forward, Made, Needs, Op, Run, Shapes, Want, take};
+use crate::{DType, Result, Spec, run};
+use cudarc::nvtx;
+use std::time::Duration;
+
+/// How much is done.
+#[derive(Debug, Clone, Copy)]
+pub struct Effort {
+    /// Timed runs of each case, after two that are not.
+    pub runs: usize,
+    /// Bytes overwritten between runs.
+    pub flush_bytes: usize,
+    /// Bytes of the copy that is a ceiling.
+    pub copy_bytes: usize,
+    /// Rows, columns and depth of the product that is a ceiling.
+    pub gemm_size: usize,
+}
+
+impl Effort {
+    /// What gives numbers to report on this kind of device.
+    pub fn full(device: &Device) -> Self {
+        match device.kind() {
+            Kind::Gpu(_) => Effort { runs: 30, flush_bytes: 256 << 20, copy_bytes: 1 << 30, gemm_size: 8192 },
+            _ => Effort { runs: 10, flush_bytes: 128 << 20, copy_bytes: 256 << 20, gemm_size: 1024 },
+        }
+    }
+
+    /// Enough to see that everything runs.
+    pub const SMOKE: Effort = Effort { runs: 1, flush_bytes: 1 << 12, copy_bytes: 1 << 16, gemm_size: 64 };
+}
+
+/// Rates of the device at its best, measured.
+#[derive(Debug, Clone, Copy)]
+pub struct Ceilings {
+    /// Bytes read and written per second by a large copy.
+    pub bytes: f64,
+    /// Operations per second of a large product in f32.
+    pub f32_flops: f64,
+    /// The same in bf16.
+    pub bf16_flops: f64,
+}
+
+impl Ceilings {
+    /// Measures them.
+    pub fn measure(device: &Device, effort: Effort) -> Result<Self> {
+        let n = effort.copy_bytes / 4;
+        let copy = Case::bench("ceiling", Copy, [super::Input::normal([n])]);
+        let zeros = vec![vec![0.0; n]];
+        let timing = forward(&copy, device, DType::F32, &zeros, effort)?;
+        let bytes = 2.0 * effort.copy_bytes as f64 / timing.best();
+        let flops = |dtype| {
+            let size = [effort.gemm_size; 2];
+            let ins = [super::Input::normal(size), super::Input::normal(size)];
+            let product = Case::bench("ceiling", Gemm::new(gemm::Kind::NT), ins);
+            let timing = forward(&product, device, dtype, &product.values(1), effort)?;
+            Ok::<_, crate::Error>(timing.cost.flops as f64 / timing.best())
+        };
+        Ok(Ceilings { bytes, f32_flops: flops(DType::F32)?, bf16_flops: flops(DType::Bf16)? })
+    }
+
+    /// The least time for this work, in seconds.
+    pub fn floor(&self, cost: Cost, dtype: DType) -> f64 {
+        let flops = if dtype == DType::Bf16 { self.bf16_flops } else { self.f32_flops };
+        (cost.flops as f64 / flops).max(cost.bytes as f64 / self.bytes)
+    }
+}
+
+/// The times of one pass of one case.
+#[derive(Debug, Clone)]
+pub struct Timing {
+    /// "forward" or "backward".
+    pub pass: &'static str,
+    /// What it does at least.
+    pub cost: Cost,
+    /// Ascending.
+    pub times: Vec<Duration>,
+}
+
+impl Timing {
+    /// Seconds of the median run.
+    pub fn median(&self) -> f64 {
+        self.times[self.times.len() / 2].as_secs_f64()
+    }
+
+    /// Seconds of the fastest run.
+    pub fn best(&self) -> f64 {
+        self.times[0].as_secs_f64()
+    }
+
+    /// How far the runs spread: the central four fifths of them over the median.
+    pub fn spread(&self) -> f64 {
+        let at = |part: usize| self.times[(self.times.len() - 1) * part / 10].as_secs_f64();
+        (at(9) - at(1)) / self.median()
+    }
+}
+
+/// Times a case forward, and backward if it has a gradient.
+pub fn time(
+    case: &Case,
+    has_backward: bool,
+    device: &Device,
+    dtype: DType,
+    effort: Effort,
+) -> Result<Vec<Timing>> {
+    let values = case.values(1);
+    let mut all = vec![forward(case, device, dtype, &values, effort)?];
+    if has_backward {
+        all.push(backward(case, device, dtype, &values, effort)?);
+    }
+    Ok(all)
+}
+
+/// Runs one pass of a case exactly once, within an NVTX range of the op's name where the library for that is there:
+/// what a profiler is pointed at.
+pub fn once(case: &Case, backward: bool, device: &Device, dtype: DType) -> Result<()> {
+    let bench = Bench::new(case, device, dtype, &case.values(1))?;
+    let range = || libraries::nvtx().then(|| nvtx::scoped_range(case.op.name()));
+    if backward {
+        let ready = bench.ready()?;
+        device.wait()?;
+        let _range = range();
+        bench.backward(ready)?;
+        device.wait()
+    } else {
+        let ins = bench.fresh()?;
+        device.wait()?;
+        let _range = range();
+        run::forward(&*case.op, ins, bench.needs)?;
+        device.wait()
+    }
+}
+
+fn forward(
+    case: &Case,
+    device: &Device,
+    dtype: DType,
+    values: &[Vec<f64>],
+    effort: Effort,
+) -> Result<Timing> {
+    let bench = Bench::new(case, device, dtype, values)?;
+    let mut flush = Flush::new(device, effort)?;
+    let mut times = vec![];
+    for i in 0..effort.runs + 2 {
+        let ins = bench.fresh()?;
+        flush.run()?;
+        device.start_trace();
+        run::forward(&*case.op, ins, bench.needs)?;
+        times.extend(own_time(device, case).filter(|_| i >= 2));
+    }
+    times.sort();
+    Ok(Timing { pass: "forward", cost: case.op.cost(&bench.specs, Run::Forward), times })
+}
+
+fn backward(
+    case: &Case,
+    device: &Device,
+    dtype: DType,
+    values: &[Vec<f64>],
+    effort: Effort,
+) -> Result<Timing> {
+    let bench = Bench::new(case, device, dtype, values)?;
+    let mut flush = Flush::new(device, effort)?;
+    let mut times = vec![];
+    for i in 0..effort.runs + 2 {
+        let ready = bench.ready()?;
+        flush.run()?;
+        device.start_trace();
+        bench.backward(ready)?;
+        times.extend(own_time(device, case).filter(|_| i >= 2));
+    }
+    times.sort();
+    Ok(Timing { pass: "backward", cost: case.op.cost(&bench.specs, Run::Backward(bench.needs)), times })
+}
+
+/// The time of the case's op in the trace that ends here.
+fn own_time(device: &Device, case: &Case) -> impl Iterator<Item = Duration> {
+    let name = case.op.name();
+    device.take_trace().into_iter().filter(move |event| event.op == name).map(|event| event.time).take(1)
+}
+
+/// A case with its buffers.
+struct Bench<'a> {
+    case: &'a Case,
+    device: &'a Device,
+    specs: Vec<Spec>,
+    buffers: Vec<Buffer>,
+    needs: Needs,
+}
+
+/// What backward takes: the kept buffers and the gradients of the outputs.
+type Ready = (Vec<Buffer>, Vec<Option<Buffer>>);
+
+impl<'a> Bench<'a> {
+    fn new(case: &'a Case, device: &'a Device, dtype: DType, values: &[Vec<f64>]) -> Result<Self> {
+        let differentiable = |i: &usize| case.ins[*i].of != Of::U32 && case.op.differentiable(*i);
+        let needs = Needs((0..case.ins.len()).filter(differentiable).map(|i| 1 << i).sum());
+        let buffers = case.buffers(device, dtype, values)?;
+        Ok(Bench { case, device, specs: case.specs(dtype), buffers, needs })
+    }
+
+    /// Inputs with bytes of their own, as the last holder has them in a model: ops may work in place.
+    fn fresh(&self) -> Result<Vec<Buffer>> {
+        self.buffers.iter().map(|b| b.copy(Role::Activation)).collect()
+    }
+
+    fn ready(&self) -> Result<Ready> {
+        let ran = run::forward(&*self.case.op, self.fresh()?, self.needs)?;
+        let mut random = Random::new(2);
+        let mut gradient = |out: &Buffer| {
+            let values: Vec<f64> = (0..out.spec().elements()).map(|_| random.normal()).collect();
+            Buffer::from_f64(self.device, out.spec(), &values, Role::Activation).map(Some)
+        };
+        let douts = ran.outs.iter().map(&mut gradient).collect::<Result<_>>()?;
+        Ok((ran.saved, douts))
+    }
+
+    fn backward(&self, (saved, douts): Ready) -> Result<()> {
+        let want = |(i, spec): (usize, &Spec)| match self.needs.has(i) {
+            true => Want::New(spec.dtype, Role::Activation),
+            false => Want::No,
+        };
+        let wants = self.specs.iter().enumerate().map(want).collect();
+        run::backward(&*self.case.op, &"".into(), &self.specs, saved, douts, wants)?;
+        Ok(())
+    }
+}
+
+/// Overwrites what caches hold.
+struct Flush(Buffer);
+
+impl Flush {
+    fn new(device: &Device, effort: Effort) -> Result<Self> {
+        Ok(Flush(device.alloc(Spec::new(DType::F32, [effort.flush_bytes / 4]), Role::Workspace)?))
+    }
+
+    fn run(&mut self) -> Result<()> {
+        self.0.fill_zero()
+    }
+}
+
+/// A copy: what memory can do at best.
+#[derive(Debug)]
+struct Copy;
+
+impl Op for Copy {
+    fn name(&self) -> &'static str {
+        "copy"
+    }
+
+    fn infer(&self, ins: &[Spec]) -> Result<Shapes> {
+        let [x] = take(self.name(), ins)?;
+        Ok(Shapes::new([x]))
+    }
+
+    fn forward(&self, io: &mut Forward) -> Result<Made> {
+        Ok(Made::outs([io.input(0).copy(Role::Activation)?]))
+    }
+
+    fn differentiable(&self, _input: usize) -> bool {
+        false
+    }
+
+    fn cost(&self, ins: &[Spec], _run: Run) -> Cost {
+        Cost { flops: 0, bytes: 2 * ins[0].bytes() as u64 }
+    }
+}

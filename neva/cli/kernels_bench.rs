@@ -1,0 +1,157 @@
+//! `neva kernels bench [OP]` and `neva kernels profile OP`
+
+use ::kernels::check::bench::{Ceilings, Effort, Timing, once, time};
+use ::kernels::check::{Case, CaseKind, Entry};
+use ::kernels::{DType, Device};
+use clap::{Args, ValueEnum};
+use neva::{Error, Result};
+use serde_json::{Value, json};
+use std::path::PathBuf;
+
+use super::bench::Dtype;
+use super::kernels::entries;
+use super::print;
+
+/// Time every op at the sizes that NeVA runs, with cold caches, beside the least time this machine allows
+#[derive(Args)]
+pub struct BenchArguments {
+    /// Only this op
+    op: Option<String>,
+    /// cpu, cuda, cuda:N or auto
+    #[arg(long, default_value = "auto")]
+    device: String,
+    /// Only cases whose name holds this
+    #[arg(long, value_name = "TEXT")]
+    case: Option<String>,
+    /// Only this arithmetic
+    #[arg(long)]
+    dtype: Option<Dtype>,
+    /// Write the results to this file too
+    #[arg(long, value_name = "FILE")]
+    json: Option<PathBuf>,
+    /// Timed runs of each
+    #[arg(long, value_parser = super::positive)]
+    runs: Option<usize>,
+    /// Run each small case of the checks once instead, to see that everything runs; the times mean nothing
+    #[arg(long)]
+    smoke: bool,
+}
+
+/// Run one pass of one case exactly once, in an NVTX range of the op's name, for a profiler
+#[derive(Args)]
+pub struct ProfileArguments {
+    /// The op
+    op: String,
+    /// cuda, cuda:N, cpu or auto
+    #[arg(long, default_value = "cuda")]
+    device: String,
+    /// The case: the only one whose name holds this
+    #[arg(long, value_name = "TEXT")]
+    case: String,
+    /// Which pass
+    #[arg(long, default_value = "forward")]
+    pass: PassName,
+    /// Arithmetic
+    #[arg(long, default_value = "bf16")]
+    dtype: Dtype,
+}
+
+#[derive(Clone, Copy, PartialEq, ValueEnum)]
+enum PassName {
+    Forward,
+    Backward,
+}
+
+pub fn bench(arguments: &BenchArguments) -> Result<()> {
+    let ops = entries(arguments.op.as_deref())?;
+    let device = neva::device::open(&arguments.device)?;
+    let mut effort = if arguments.smoke { Effort::SMOKE } else { Effort::full(&device) };
+    effort.runs = arguments.runs.unwrap_or(effort.runs);
+    let ceilings = Ceilings::measure(&device, effort)?;
+    print(&format!(
+        "{device}: copy {:.1} GB/s, product f32 {:.3} TFLOP/s, bf16 {:.3} TFLOP/s\n{:<58} {:>10} {:>7} {:>9} {:>8} {:>8}\n",
+        ceilings.bytes / 1e9,
+        ceilings.f32_flops / 1e12,
+        ceilings.bf16_flops / 1e12,
+        "",
+        "ms",
+        "spread",
+        "TFLOP/s",
+        "GB/s",
+        "% floor",
+    ))?;
+    let mut rows = vec![];
+    for entry in ops {
+        let kind = if arguments.smoke { CaseKind::Parity } else { CaseKind::Bench };
+        let named = |case: &Case| arguments.case.as_deref().is_none_or(|text| case.name.contains(text));
+        for case in (entry.cases)().iter().filter(|case| case.kind == kind && named(case)) {
+            for dtype in [DType::F32, DType::Bf16] {
+                if arguments.dtype.is_some_and(|only| DType::from(only) != dtype) {
+                    continue;
+                }
+                for timing in time(case, entry.passes.contains("backward"), &device, dtype, effort)? {
+                    rows.push(report(entry, case, dtype, &timing, &ceilings)?);
+                }
+            }
+        }
+    }
+    if rows.is_empty() {
+        return Err(Error::Usage("no case has such a name".into()));
+    }
+    let Some(file) = &arguments.json else { return Ok(()) };
+    let whole = json!({
+        "device": device.describe()?,
+        "copy_bytes_per_s": ceilings.bytes,
+        "f32_flops_per_s": ceilings.f32_flops,
+        "bf16_flops_per_s": ceilings.bf16_flops,
+        "rows": rows,
+    });
+    std::fs::write(file, format!("{whole:#}\n")).map_err(Error::io(file))
+}
+
+/// Prints a line and returns it as JSON.
+fn report(entry: &Entry, case: &Case, dtype: DType, timing: &Timing, ceilings: &Ceilings) -> Result<Value> {
+    let (seconds, floor) = (timing.median(), ceilings.floor(timing.cost, dtype));
+    let name = format!("{} {} {dtype} {}", entry.name, timing.pass, case.name);
+    let (flops, bytes) = (timing.cost.flops as f64 / seconds, timing.cost.bytes as f64 / seconds);
+    print(&format!(
+        "{name:<58} {:>10.4} {:>6.1}% {:>9.3} {:>8.1} {:>8.1}\n",
+        seconds * 1e3,
+        timing.spread() * 1e2,
+        flops / 1e12,
+        bytes / 1e9,
+        floor / seconds * 1e2,
+    ))?;
+    Ok(json!({
+        "op": entry.name,
+        "case": case.name,
+        "dtype": dtype.to_string(),
+        "pass": timing.pass,
+        "ms": seconds * 1e3,
+        "best_ms": timing.best() * 1e3,
+        "spread": timing.spread(),
+        "flops": timing.cost.flops,
+        "bytes": timing.cost.bytes,
+        "floor_ms": floor * 1e3,
+    }))
+}
+
+pub fn profile(arguments: &ProfileArguments) -> Result<()> {
+    let device: Device = neva::device::open(&arguments.device)?;
+    let entry = entries(Some(&arguments.op))?[0];
+    let cases = (entry.cases)();
+    let found: Vec<&Case> = cases.iter().filter(|case| case.name.contains(&arguments.case)).collect();
+    let &[case] = &found[..] else {
+        let names: Vec<&str> = cases.iter().map(|case| case.name.as_str()).collect();
+        return Err(Error::Usage(format!(
+            "--case {}: expected a part of exactly one name of: {}",
+            arguments.case,
+            names.join("; ")
+        )));
+    };
+    let backward = arguments.pass == PassName::Backward;
+    if backward && !entry.passes.contains("backward") {
+        return Err(Error::Usage(format!("--pass backward: {} has none", entry.name)));
+    }
+    Ok(once(case, backward, &device, arguments.dtype.into())?)
+}
