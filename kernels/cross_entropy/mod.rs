@@ -16,13 +16,16 @@
 //! while a row is in cache; backward hands it on, and rewrites it only if dloss is not 1.
 //!
 //! Numerics: maximum, exponentials and their sum in `T::Acc`; each dlogit is rounded once (twice if dloss is not 1);
-//! the terms of the loss are added in f64, in row order. Cost: 4 flops per logit forward and 3 more for the
-//! gradient, an exponential counting one; one read and one write of the logits.
-//! Errors: a label that is neither below V nor [`IGNORED`]; shapes or types that do not fit.
+//! the terms of the loss are added in f64, in an order that N alone determines. Cost: 4 flops per logit forward and 3
+//! more for the gradient, an exponential counting one; one read and one write of the logits.
+//! Errors: a label that is neither below V nor [`IGNORED`]; shapes or types that do not fit. A GPU does not look at
+//! labels before it runs: there such a label gives a loss of NaN, and its row a gradient of NaN.
 
 mod cpu;
+mod gpu;
 
 use crate::check::{Case, Entry, Input};
+use crate::device::Kind;
 use crate::dtype::Real;
 use crate::op::{Backward, Cost, Forward, Made, Needs, Op, Run, Shapes, Slot, check, float, take};
 use crate::{DType, Error, Result, Spec, on_cpu};
@@ -59,6 +62,14 @@ impl Op for CrossEntropy {
         let (labels, w) = (io.input(1), io.input(2));
         let mut loss = io.output(0)?;
         let mut terms = io.temp(w.spec())?;
+        if let Kind::Gpu(gpu) = io.device().kind() {
+            let logits = match &mut dlogits {
+                Some(d) => gpu::Logits::Rewrite(d),
+                None => gpu::Logits::Read(io.input(0)),
+            };
+            gpu::forward(gpu, logits, labels, w, &mut terms, &mut loss)?;
+            return Ok(Made::with_stats([loss], [dlogits]));
+        }
         on_cpu!(io.device(), self.name(), x.dtype, T => {
             let (labels, w) = (labels.slice(), w.slice());
             if let Some(i) = labels.iter().position(|&l| l as usize >= x.last() && l != IGNORED) {
@@ -84,6 +95,10 @@ impl Op for CrossEntropy {
     fn backward(&self, io: &mut Backward) -> Result<()> {
         let mut dx = io.take_saved(0)?;
         let dloss = io.dy();
+        if let Kind::Gpu(gpu) = io.device().kind() {
+            gpu::backward(gpu, &mut dx, dloss)?;
+            return io.give(0, dx);
+        }
         on_cpu!(io.device(), self.name(), dx.dtype(), T => {
             cpu::scale::<T>(dx.slice_mut(), dloss.slice()[0])
         });
@@ -121,6 +136,8 @@ pub const ENTRY: Entry = Entry {
             case("some ignored", 37, &[0, IGNORED, 36, 5, IGNORED], &[0.25, 0.5, 0.75, 0.0, 1.0]),
             case("all but one ignored", 5, &[IGNORED, 2], &[1.0, 1.0]),
             Case::parity("67x1003", CrossEntropy, large(67, 1003)),
+            Case::parity("more than the registers hold, odd width", CrossEntropy, large(3, 4673)),
+            Case::parity("more than the registers hold, vectors", CrossEntropy, large(2, 33 * 1024)),
             Case::bench("1024x32000", CrossEntropy, large(1024, 32000)),
         ]
     },

@@ -87,6 +87,7 @@ const HEADERS: &[(&str, &str)] = &[
     ("elementwise.cuh", include_str!("../cuda/elementwise.cuh")),
     ("ptx.cuh", include_str!("../cuda/ptx.cuh")),
     ("reduce.cuh", include_str!("../cuda/reduce.cuh")),
+    ("rows.cuh", include_str!("../cuda/rows.cuh")),
     ("vector.cuh", include_str!("../cuda/vector.cuh")),
 ];
 

@@ -10,9 +10,13 @@
 //!
 //! The bits are copied as they are. Where two rows have one place, the later wins. Cost: no flops, one read and one
 //! write of the copied columns. It has no gradient. Errors: shapes that do not fit; a row outside the cache, which
-//! is then unchanged; a cache that something else holds.
+//! is then unchanged; a cache that something else holds. A GPU does not look at rows before it runs: there one outside
+//! the cache is written nowhere, and of two that have one place either may win, value by value.
+
+mod gpu;
 
 use crate::check::{Case, Entry, Input};
+use crate::device::Kind;
 use crate::op::{Cost, Forward, Made, Op, Run, Shapes, check, float, take};
 use crate::{DType, Result, Spec, on_cpu};
 
@@ -47,6 +51,11 @@ impl Op for KvAppend {
 
     fn forward(&self, io: &mut Forward) -> Result<Made> {
         let spec = io.input(0).spec();
+        if let Kind::Gpu(gpu) = io.device().clone().kind() {
+            let mut cache = io.update(0)?;
+            gpu::append(gpu, &mut cache, io.input(1), io.input(2))?;
+            return Ok(Made::outs([cache]));
+        }
         let room = spec.rows();
         for (i, &row) in io.input(2).slice::<u32>().iter().enumerate() {
             check(self.name(), (row as usize) < room, || {
@@ -88,11 +97,13 @@ pub const ENTRY: Entry = Entry {
         let (one, ins) = case([1, 1, 1, 8], 1, vec![0]);
         let (some, some_ins) = case([2, 5, 1, 8], 3, vec![9, 0, 4]);
         let (large, large_ins) = case([3, 150, 2, 24], 4, (150..300).chain([0, 449]).collect());
+        let (odd, odd_ins) = case([2, 9, 1, 3], 2, vec![17, 2]);
         let (bench, bench_ins) = case([8, 320, 8, 64], 8, (0..8).map(|slot| slot * 320 + 319).collect());
         vec![
             Case::check("1 row", one, ins),
             Case::check("rows out of order", some, some_ins),
             Case::parity("prefill of 150 rows beside single ones", large, large_ins),
+            Case::check("odd width", odd, odd_ins),
             Case::bench("decode 8 rows, 8 heads of 64", bench, bench_ins),
         ]
     },

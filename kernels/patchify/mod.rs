@@ -14,8 +14,10 @@
 //! Exact; no flops. Errors: not four dimensions, or an image smaller than a patch.
 
 mod cpu;
+mod gpu;
 
 use crate::check::{Case, Entry, Input};
+use crate::device::Kind;
 use crate::op::{Backward, Cost, Forward, Made, Op, Run, Shapes, check, float, take};
 use crate::{Result, Spec, on_cpu};
 
@@ -56,6 +58,10 @@ impl Op for Patchify {
     fn forward(&self, io: &mut Forward) -> Result<Made> {
         let pixels = io.input(0);
         let mut y = io.output(0)?;
+        if let Kind::Gpu(gpu) = io.device().kind() {
+            gpu::forward(gpu, self.grid(pixels.spec()), pixels, &mut y)?;
+            return Ok(Made::outs([y]));
+        }
         on_cpu!(io.device(), self.name(), pixels.dtype(), T => {
             cpu::forward::<T>(self.grid(pixels.spec()), pixels.slice(), y.slice_mut())
         });
@@ -66,6 +72,10 @@ impl Op for Patchify {
         let pixels = io.spec(0);
         let mut dx = io.alloc(pixels)?;
         let dy = io.dy();
+        if let Kind::Gpu(gpu) = io.device().kind() {
+            gpu::backward(gpu, self.grid(pixels), dy, &mut dx)?;
+            return io.give(0, dx);
+        }
         on_cpu!(io.device(), self.name(), pixels.dtype, T => {
             cpu::backward::<T>(self.grid(pixels), dy.slice(), dx.slice_mut())
         });
@@ -91,6 +101,8 @@ pub const ENTRY: Entry = Entry {
             case("one patch", 3, [1, 2, 3, 3]),
             case("cut edges", 3, [1, 1, 7, 8]),
             Case::parity("patch 14, cut edges", Patchify { patch: 14 }, [Input::normal([3, 3, 112, 117])]),
+            Case::parity("patch 16, whole", Patchify { patch: 16 }, [Input::normal([2, 3, 48, 64])]),
+            Case::parity("patch 4, cut edges", Patchify { patch: 4 }, [Input::normal([2, 2, 11, 16])]),
             Case::bench("8 x 336x336", Patchify { patch: 14 }, [Input::normal([8, 3, 336, 336])]),
         ]
     },

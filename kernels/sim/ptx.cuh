@@ -73,6 +73,8 @@ static inline u32 __ballot_sync(u32 mask, int predicate, SIM_HERE) {
   return result;
 }
 
+static inline int __popc(u32 bits) { return __builtin_popcount(bits); }
+
 using std::max;
 using std::min;
 

@@ -11,11 +11,15 @@
 //! | y | [T, D], in x's own bytes | T | |
 //!
 //! F may be 0: a text without an image. Exact; no flops.
-//! Errors: a row outside x or named twice; shapes or types that do not fit.
+//! Errors: a row outside x or named twice; shapes or types that do not fit. A GPU does not look at rows before it
+//! runs: there a feature whose row is outside x goes nowhere and has a gradient of NaN, and of features that name one
+//! row either may win, value by value.
 
 mod cpu;
+mod gpu;
 
 use crate::check::{Case, Entry, Input};
+use crate::device::Kind;
 use crate::op::{Backward, Cost, Forward, Made, Needs, Op, Run, Shapes, Slot, check, float, take};
 use crate::{DType, Error, Result, Spec, on_cpu};
 
@@ -44,6 +48,10 @@ impl Op for Splice {
     fn forward(&self, io: &mut Forward) -> Result<Made> {
         let mut y = io.reuse(0)?;
         let (features, rows) = (io.input(1), io.input(2));
+        if let Kind::Gpu(gpu) = io.device().kind() {
+            gpu::forward(gpu, features, rows, &mut y)?;
+            return Ok(Made::outs([y]));
+        }
         let [tokens, width] = [y.dims()[0], y.dims()[1]];
         let mut source = io.temp(Spec::new(DType::U32, [tokens]))?;
         on_cpu!(io.device(), self.name(), features.dtype(), T => {
@@ -63,6 +71,9 @@ impl Op for Splice {
     }
 
     fn backward(&self, io: &mut Backward) -> Result<()> {
+        if let Kind::Gpu(gpu) = io.device().clone().kind() {
+            return gpu::backward(gpu, io);
+        }
         let [tokens, width] = [io.spec(0).dims()[0], io.spec(0).dims()[1]];
         if io.wants(1) {
             let mut dfeatures = io.alloc(io.spec(1))?;
@@ -117,6 +128,11 @@ pub const ENTRY: Entry = Entry {
                 "257 into 600x131",
                 Splice,
                 [Input::normal([600, 131]), Input::normal([257, 131]), Input::u32([257], (35..292).rev())],
+            ),
+            Case::parity(
+                "vectors, any order",
+                Splice,
+                [Input::normal([70, 1320]), Input::normal([3, 1320]), Input::u32([3], [69, 0, 35])],
             ),
             Case::bench(
                 "576 into 2048x4096",

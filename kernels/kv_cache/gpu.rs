@@ -1,0 +1,31 @@
+//! Appending to the cache on a GPU: launches the kernel of `kv_cache.cu`.
+
+use crate::device::gpu::{Gpu, Grid, KernelArg};
+use crate::device::program::Source;
+use crate::launch::{blocks, copy_threads, count, entry};
+use crate::{Buffer, Result};
+
+const NAME: &str = "kv_cache";
+const SOURCE: Source = Source::new("kv_cache/kv_cache.cu", include_str!("kv_cache.cu"));
+
+/// `cache[rows[t]]` = the last columns of `qkv[t]`, as wide as the cache.
+pub fn append(gpu: &Gpu, cache: &mut Buffer, qkv: &Buffer, rows: &Buffer) -> Result<()> {
+    let (spec, row, name) = (cache.spec(), qkv.spec(), entry(NAME, "fwd", cache.dtype())?);
+    if spec.elements() == 0 || row.elements() == 0 {
+        return Ok(());
+    }
+    let args = [
+        KernelArg::read(qkv),
+        KernelArg::read(rows),
+        KernelArg::write(cache),
+        KernelArg::I64(row.rows() as i64),
+        KernelArg::U64(spec.rows() as u64),
+        KernelArg::U32(count(NAME, row.last())?),
+        KernelArg::U32(count(NAME, spec.last())?),
+    ];
+    let grid = Grid::linear(blocks(row.rows()), copy_threads(spec, spec.last()));
+    // SAFETY: arguments as in the signature of kv_cache_fwd; `infer` made rows one u32 per row of qkv, and those at
+    // least as wide as the cache's, all on this device; the kernel strides over all rows whatever the grid, and
+    // compares each place with the number of the cache's rows.
+    unsafe { gpu.launch(NAME, &SOURCE, &name, grid, &args) }
+}
