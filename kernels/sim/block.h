@@ -16,6 +16,8 @@ struct Kernel {
   std::string name;
   unsigned max_threads;  // its launch bound
   void (*invoke)(void** arguments);
+  const SimParameter* parameters;
+  size_t dynamic_limit = STATIC_SHARED_BYTES;  // how much dynamic shared memory a launch may ask for
 };
 
 // Runs every block to its end. False if one of them deadlocked or diverged; the report is on standard error.

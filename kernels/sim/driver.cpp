@@ -1,318 +1,244 @@
-// libcuda.so: the part of the CUDA driver API that NeVA calls, over the simulator. One device of compute
-// capability 9.0, one context. Every stream is in order and complete when a call returns, but a kernel that fails
-// is reported as the hardware reports it: the launch succeeds, and every later call returns the error.
-#include <dlfcn.h>
-#include <elf.h>
-#include <sys/mman.h>
-#include <unistd.h>
+// libcuda.so: initialisation, the device, its context, and the names of errors. The rest of the driver API lies in
+// stream.cpp, allocation.cpp, transfer.cpp, module.cpp, launch.cpp, graph.cpp and tensor_map.cpp. A call that is not
+// there is not simulated: the client's dlsym says so.
+#include "driver.h"
 
 #include <cstdio>
 #include <cstdlib>
 #include <cstring>
-#include <memory>
-#include <mutex>
-#include <string>
-#include <vector>
 
 #include "block.h"
-#include "memory.h"
-#include "settings.h"
+#include "graph.h"
+#include "module.h"
+#include "stream.h"
 
-using namespace sim;
-
-namespace {
-
-typedef int Result;  // CUresult
-typedef uint64_t Pointer;
-
-enum : Result {
-  SUCCESS = 0,
-  INVALID_VALUE = 1,
-  OUT_OF_MEMORY = 2,
-  NOT_INITIALIZED = 3,
-  INVALID_DEVICE = 101,
-  INVALID_IMAGE = 200,
-  NO_BINARY_FOR_GPU = 209,
-  JIT_COMPILER_NOT_FOUND = 221,
-  SHARED_OBJECT_INIT_FAILED = 303,
-  INVALID_HANDLE = 400,
-  NOT_FOUND = 500,
-  LAUNCH_OUT_OF_RESOURCES = 701,
-  LAUNCH_FAILED = 719,
-};
-
-struct Error {
-  Result code;
-  const char *name, *text;
-};
-const Error ERRORS[] = {
-    {SUCCESS, "CUDA_SUCCESS", "no error"},
-    {INVALID_VALUE, "CUDA_ERROR_INVALID_VALUE", "invalid argument"},
-    {OUT_OF_MEMORY, "CUDA_ERROR_OUT_OF_MEMORY", "out of memory"},
-    {NOT_INITIALIZED, "CUDA_ERROR_NOT_INITIALIZED", "initialization error"},
-    {INVALID_DEVICE, "CUDA_ERROR_INVALID_DEVICE", "invalid device ordinal"},
-    {INVALID_IMAGE, "CUDA_ERROR_INVALID_IMAGE", "device kernel image is invalid"},
-    {NO_BINARY_FOR_GPU, "CUDA_ERROR_NO_BINARY_FOR_GPU", "no kernel image is available for execution on the device"},
-    {JIT_COMPILER_NOT_FOUND, "CUDA_ERROR_JIT_COMPILER_NOT_FOUND", "PTX JIT compiler library not found"},
-    {SHARED_OBJECT_INIT_FAILED, "CUDA_ERROR_SHARED_OBJECT_INIT_FAILED", "shared object initialization failed"},
-    {INVALID_HANDLE, "CUDA_ERROR_INVALID_HANDLE", "invalid resource handle"},
-    {NOT_FOUND, "CUDA_ERROR_NOT_FOUND", "named symbol not found"},
-    {LAUNCH_OUT_OF_RESOURCES, "CUDA_ERROR_LAUNCH_OUT_OF_RESOURCES", "too many resources requested for launch"},
-    {LAUNCH_FAILED, "CUDA_ERROR_LAUNCH_FAILED", "unspecified launch failure"},
-};
-
-// What kernels register into while cuModuleLoadData opens their shared object.
-struct Module {
-  void* object = nullptr;
-  int file = -1;
-  std::vector<std::unique_ptr<Kernel>> kernels;
-};
-
-struct Driver {
-  std::mutex lock;
-  Settings settings;
-  std::unique_ptr<Memory> memory;  // exists after cuInit
-  Result sticky = SUCCESS;         // what a failed kernel left behind
-  Module* loading = nullptr;
-};
+namespace sim {
 
 Driver& driver = *new Driver;  // never destroyed: callers free buffers while the process ends
 
-}  // namespace
+static thread_local Context* current;
 
-const Memory* sim::device_memory() { return driver.memory.get(); }
-
-namespace {
+bool context_is_current() { return driver.context && current == driver.context.get(); }
 
 Result complain(Result code, const std::string& message) {
   fprintf(stderr, "simulated GPU: %s\n", message.c_str());
   return code;
 }
 
-// Runs `body` under the lock, unless the driver is not initialised or a kernel has failed.
-template <class F>
-Result call(F body) {
-  std::lock_guard<std::mutex> held(driver.lock);
-  if (!driver.memory) return NOT_INITIALIZED;
-  return driver.sticky ? driver.sticky : body();
+void fault(Result code, const std::string& message) {
+  complain(code, message);
+  if (!driver.sticky) driver.sticky = code;
 }
 
-Result copy(void* to, const void* from, size_t bytes, Pointer device_side) {
-  return call([&] {
-    if (!driver.memory->contains(device_side, bytes)) return INVALID_VALUE;
-    memcpy(to, from, bytes);
-    return SUCCESS;
-  });
+Context::Context(size_t capacity) : memory(capacity), legacy(std::make_shared<Stream>(true)) {}
+Context::~Context() {
+  for (auto& [start, pinned_memory] : pinned)
+    if (pinned_memory.owned) free(const_cast<unsigned char*>(start));
 }
 
-void* host(Pointer p) { return reinterpret_cast<void*>(p); }
+const Memory* device_memory() { return driver.context ? &driver.context->memory : nullptr; }
 
-#if defined(__x86_64__)
-constexpr int THIS_MACHINE = EM_X86_64;
-#else
-constexpr int THIS_MACHINE = EM_AARCH64;
-#endif
-constexpr int CUDA_MACHINE = 190;  // EM_CUDA: real SASS
+struct Error {
+  Result code;
+  const char *name, *text;
+};
 
-// What the driver would say to this image, were it a GPU whose instructions are this machine's.
-Result inspect(const unsigned char* image) {
-  if (memcmp(image, "//", 2) == 0 || memcmp(image, ".version", 8) == 0) return JIT_COMPILER_NOT_FOUND;
-  if (memcmp(image, ELFMAG, SELFMAG) != 0) return INVALID_IMAGE;
-  int machine = reinterpret_cast<const Elf64_Ehdr*>(image)->e_machine;
-  if (machine == CUDA_MACHINE) return NO_BINARY_FOR_GPU;
-  return machine == THIS_MACHINE ? SUCCESS : INVALID_IMAGE;
-}
+static const Error ERRORS[] = {
+    {SUCCESS, "CUDA_SUCCESS", "no error"},
+    {INVALID_VALUE, "CUDA_ERROR_INVALID_VALUE", "invalid argument"},
+    {OUT_OF_MEMORY, "CUDA_ERROR_OUT_OF_MEMORY", "out of memory"},
+    {NOT_INITIALIZED, "CUDA_ERROR_NOT_INITIALIZED", "initialization error"},
+    {INVALID_DEVICE, "CUDA_ERROR_INVALID_DEVICE", "invalid device ordinal"},
+    {INVALID_IMAGE, "CUDA_ERROR_INVALID_IMAGE", "device kernel image is invalid"},
+    {INVALID_CONTEXT, "CUDA_ERROR_INVALID_CONTEXT", "invalid device context"},
+    {NO_BINARY_FOR_GPU, "CUDA_ERROR_NO_BINARY_FOR_GPU", "no kernel image is available for execution on the device"},
+    {JIT_COMPILER_NOT_FOUND, "CUDA_ERROR_JIT_COMPILER_NOT_FOUND", "PTX JIT compiler library not found"},
+    {SHARED_OBJECT_INIT_FAILED, "CUDA_ERROR_SHARED_OBJECT_INIT_FAILED", "shared object initialization failed"},
+    {INVALID_HANDLE, "CUDA_ERROR_INVALID_HANDLE", "invalid resource handle"},
+    {ILLEGAL_STATE, "CUDA_ERROR_ILLEGAL_STATE", "the operation cannot be performed in the present state"},
+    {NOT_FOUND, "CUDA_ERROR_NOT_FOUND", "named symbol not found"},
+    {NOT_READY, "CUDA_ERROR_NOT_READY", "device not ready"},
+    {ILLEGAL_ADDRESS, "CUDA_ERROR_ILLEGAL_ADDRESS", "an illegal memory access was encountered"},
+    {LAUNCH_OUT_OF_RESOURCES, "CUDA_ERROR_LAUNCH_OUT_OF_RESOURCES", "too many resources requested for launch"},
+    {HOST_MEMORY_ALREADY_REGISTERED, "CUDA_ERROR_HOST_MEMORY_ALREADY_REGISTERED",
+     "part or all of the requested memory range is already mapped"},
+    {HOST_MEMORY_NOT_REGISTERED, "CUDA_ERROR_HOST_MEMORY_NOT_REGISTERED",
+     "pointer does not correspond to a registered memory region"},
+    {LAUNCH_FAILED, "CUDA_ERROR_LAUNCH_FAILED", "unspecified launch failure"},
+    {NOT_SUPPORTED, "CUDA_ERROR_NOT_SUPPORTED", "operation not supported"},
+    {STREAM_CAPTURE_UNSUPPORTED, "CUDA_ERROR_STREAM_CAPTURE_UNSUPPORTED",
+     "operation not permitted when stream is capturing"},
+    {STREAM_CAPTURE_INVALIDATED, "CUDA_ERROR_STREAM_CAPTURE_INVALIDATED",
+     "operation failed due to a previous error during capture"},
+    {STREAM_CAPTURE_ISOLATION, "CUDA_ERROR_STREAM_CAPTURE_ISOLATION",
+     "dependency created on uncaptured work in another stream"},
+    {STREAM_CAPTURE_IMPLICIT, "CUDA_ERROR_STREAM_CAPTURE_IMPLICIT",
+     "operation would make the legacy stream depend on a capturing blocking stream"},
+    {CAPTURED_EVENT, "CUDA_ERROR_CAPTURED_EVENT", "operation not permitted on an event last recorded in a capturing stream"},
+    {STREAM_CAPTURE_WRONG_THREAD, "CUDA_ERROR_STREAM_CAPTURE_WRONG_THREAD",
+     "attempt to terminate a thread-local capture sequence from another thread"},
+    {INVALID_CLUSTER_SIZE, "CUDA_ERROR_INVALID_CLUSTER_SIZE", "invalid cluster configuration"},
+};
 
-// The image comes without its size; a linker puts the section table last.
-size_t size_of(const unsigned char* image) {
-  auto* header = reinterpret_cast<const Elf64_Ehdr*>(image);
-  return header->e_shoff + size_t{header->e_shnum} * header->e_shentsize;
-}
-
-bool write_all(int file, const unsigned char* bytes, size_t n) {
-  while (n > 0) {
-    ssize_t written = write(file, bytes, n);
-    if (written <= 0) return false;
-    bytes += written, n -= written;
-  }
-  return true;
-}
-
-void close_module(Module* module) {
-  if (module->object) dlclose(module->object);
-  if (module->file >= 0) close(module->file);
-  delete module;
-}
-
-}  // namespace
-
-void sim_register(const char* name, unsigned max_threads, void (*invoke)(void**)) {
-  if (driver.loading) driver.loading->kernels.emplace_back(new Kernel{name, max_threads, invoke});
-}
-
-// ---- device and context ----
-
-SIM_EXPORT Result cuInit(unsigned) {
-  std::lock_guard<std::mutex> held(driver.lock);
-  if (driver.memory) return SUCCESS;
-  if (const char* text = getenv("NEVA_SIM")) {
-    std::string wrong = parse(text, driver.settings);
-    if (!wrong.empty()) return complain(INVALID_VALUE, "NEVA_SIM: " + wrong);
-  }
-  driver.memory = std::make_unique<Memory>(driver.settings.memory_bytes);
-  return SUCCESS;
-}
-
-SIM_EXPORT Result cuDriverGetVersion(int* version) { return *version = 13000, SUCCESS; }
-SIM_EXPORT Result cuDeviceGetCount(int* count) { return *count = 1, SUCCESS; }
-SIM_EXPORT Result cuDeviceGet(int* device, int ordinal) {
-  *device = 0;
-  return ordinal == 0 ? SUCCESS : INVALID_DEVICE;
-}
-SIM_EXPORT Result cuDeviceGetName(char* name, int size, int) {
-  snprintf(name, size, "simulated sm_90");
-  return SUCCESS;
-}
-SIM_EXPORT Result cuDeviceGetAttribute(int* value, int attribute, int) {
-  switch (attribute) {
-    case 16: *value = 4; return SUCCESS;   // multiprocessors: few, so that persistent kernels take several rows each
-    case 75: *value = 9; return SUCCESS;   // compute capability, major
-    case 76: *value = 0; return SUCCESS;   // and minor
-    case 115: *value = 1; return SUCCESS;  // memory pools
-  }
-  return complain(INVALID_VALUE, "device attribute " + std::to_string(attribute) + " is not simulated");
-}
-SIM_EXPORT Result cuDevicePrimaryCtxRetain(void** context, int) { return *context = &driver, SUCCESS; }
-SIM_EXPORT Result cuDevicePrimaryCtxRelease_v2(int) { return SUCCESS; }
-SIM_EXPORT Result cuCtxSetCurrent(void*) { return SUCCESS; }
-
-// ---- streams ----
-
-SIM_EXPORT Result cuStreamCreate(void** stream, unsigned) {
-  return call([&] { return *stream = &driver, SUCCESS; });
-}
-SIM_EXPORT Result cuStreamDestroy_v2(void*) { return SUCCESS; }
-SIM_EXPORT Result cuStreamSynchronize(void*) {
-  return call([] { return SUCCESS; });
-}
-
-// ---- memory ----
-
-SIM_EXPORT Result cuDeviceGetDefaultMemPool(void** pool, int) { return *pool = &driver, SUCCESS; }
-SIM_EXPORT Result cuMemPoolSetAttribute(void*, int, void*) { return SUCCESS; }  // nothing to cache, nothing to trim
-SIM_EXPORT Result cuMemAllocAsync(Pointer* pointer, size_t bytes, void*) {
-  return call([&] {
-    if (bytes == 0) return INVALID_VALUE;
-    *pointer = driver.memory->allocate(bytes);
-    return *pointer ? SUCCESS : OUT_OF_MEMORY;
-  });
-}
-SIM_EXPORT Result cuMemFreeAsync(Pointer pointer, void*) {
-  return call([&] { return driver.memory->release(pointer) ? SUCCESS : INVALID_VALUE; });
-}
-SIM_EXPORT Result cuMemGetInfo_v2(size_t* free, size_t* total) {
-  return call([&] {
-    *free = driver.memory->free_bytes();
-    *total = driver.memory->capacity();
-    return SUCCESS;
-  });
-}
-SIM_EXPORT Result cuMemsetD8Async(Pointer to, unsigned char value, size_t bytes, void*) {
-  return call([&] {
-    if (!driver.memory->contains(to, bytes)) return INVALID_VALUE;
-    memset(host(to), value, bytes);
-    return SUCCESS;
-  });
-}
-SIM_EXPORT Result cuMemcpyHtoDAsync_v2(Pointer to, const void* from, size_t bytes, void*) {
-  return copy(host(to), from, bytes, to);
-}
-SIM_EXPORT Result cuMemcpyDtoHAsync_v2(void* to, Pointer from, size_t bytes, void*) {
-  return copy(to, host(from), bytes, from);
-}
-SIM_EXPORT Result cuMemcpyDtoDAsync_v2(Pointer to, Pointer from, size_t bytes, void*) {
-  return call([&] {
-    if (!driver.memory->contains(to, bytes) || !driver.memory->contains(from, bytes)) return INVALID_VALUE;
-    memmove(host(to), host(from), bytes);
-    return SUCCESS;
-  });
-}
-
-// ---- modules and launches ----
-
-SIM_EXPORT Result cuModuleLoadData(void** result, const void* data) {
-  return call([&]() -> Result {
-    auto* image = static_cast<const unsigned char*>(data);
-    if (Result refused = inspect(image)) return refused;
-    auto* module = new Module;
-    // The file stays open: a second one must not get this one's number, or dlopen would know its path already.
-    module->file = memfd_create("kernels", MFD_CLOEXEC);
-    if (module->file >= 0 && write_all(module->file, image, size_of(image))) {
-      driver.loading = module;
-      module->object = dlopen(("/proc/self/fd/" + std::to_string(module->file)).c_str(), RTLD_NOW | RTLD_LOCAL);
-      driver.loading = nullptr;
-    }
-    if (!module->object) {
-      const char* why = dlerror();
-      close_module(module);
-      return complain(SHARED_OBJECT_INIT_FAILED, why ? why : "cannot write a module to memory");
-    }
-    *result = module;
-    return SUCCESS;
-  });
-}
-
-SIM_EXPORT Result cuModuleUnload(void* module) {
-  std::lock_guard<std::mutex> held(driver.lock);
-  close_module(static_cast<Module*>(module));
-  return SUCCESS;
-}
-
-SIM_EXPORT Result cuModuleGetFunction(void** function, void* module, const char* name) {
-  return call([&] {
-    for (auto& kernel : static_cast<Module*>(module)->kernels) {
-      if (kernel->name != name) continue;
-      *function = kernel.get();
-      return SUCCESS;
-    }
-    return NOT_FOUND;
-  });
-}
-
-SIM_EXPORT Result cuLaunchKernel(void* function, unsigned grid_x, unsigned grid_y, unsigned grid_z, unsigned block_x,
-                                 unsigned block_y, unsigned block_z, unsigned shared_bytes, void*, void** arguments,
-                                 void**) {
-  return call([&]() -> Result {
-    const Kernel& kernel = *static_cast<Kernel*>(function);
-    uint64_t blocks = uint64_t{grid_x} * grid_y * grid_z, threads = uint64_t{block_x} * block_y * block_z;
-    bool fits = blocks > 0 && blocks < uint64_t{1} << 31 && grid_y < 65536 && grid_z < 65536 && threads > 0 &&
-                threads <= MAX_THREADS && shared_bytes <= DYNAMIC_SHARED_BYTES;
-    if (!fits) return INVALID_VALUE;
-    if (threads > kernel.max_threads) return LAUNCH_OUT_OF_RESOURCES;
-    if (threads % 32 != 0) return complain(INVALID_VALUE, kernel.name + ": blocks are whole warps here");
-    SimIndex grid{grid_x, grid_y, grid_z}, block{block_x, block_y, block_z};
-    bool ran = run_grid(kernel, grid, block, shared_bytes, arguments, driver.settings);
-    std::string overrun = driver.memory->overrun();
-    if (!overrun.empty()) complain(LAUNCH_FAILED, "kernel " + kernel.name + " " + overrun);
-    if (!ran || !overrun.empty()) driver.sticky = LAUNCH_FAILED;
-    return SUCCESS;  // a launch is asynchronous: what went wrong comes back with the next call
-  });
-}
-
-// ---- errors ----
-
-static const Error* find(Result code) {
+static const Error* error(Result code) {
   for (const Error& error : ERRORS)
     if (error.code == code) return &error;
   return nullptr;
 }
+
+struct Attribute {
+  int number, value;
+};
+
+// An H100's, but few multiprocessors, so that kernels which take several rows each do so in small tests.
+static const Attribute ATTRIBUTES[] = {
+    {1, 1024},        // threads per block
+    {2, 1024},        // block x
+    {3, 1024},        // block y
+    {4, 64},          // block z
+    {5, 2147483647},  // grid x
+    {6, 65535},       // grid y
+    {7, 65535},       // grid z
+    {8, 48 << 10},    // shared memory per block, unless a function asks for more
+    {9, 64 << 10},    // constant memory
+    {10, 32},         // warp size
+    {12, 65536},      // registers per block
+    {13, 1980000},    // clock rate, kHz
+    {15, 1},          // copies overlap with kernels
+    {16, 4},          // multiprocessors
+    {17, 0},          // kernels may run as long as they like
+    {18, 0},          // integrated
+    {19, 1},          // can map host memory
+    {20, 0},          // compute mode: default
+    {31, 1},          // concurrent kernels
+    {32, 1},          // ECC
+    {33, 0},          // PCI bus
+    {34, 0},          // PCI device
+    {36, 2619000},    // memory clock rate, kHz
+    {37, 5120},       // memory bus width, bits
+    {38, 50 << 20},   // L2 cache
+    {39, 2048},       // threads per multiprocessor
+    {40, 3},          // copy engines
+    {41, 1},          // unified addressing
+    {50, 0},          // PCI domain
+    {75, 9},          // compute capability, major
+    {76, 0},          // and minor
+    {78, 1},          // stream priorities
+    {79, 1},          // L1 caches global memory
+    {80, 1},          // L1 caches local memory
+    {81, 228 << 10},  // shared memory per multiprocessor
+    {82, 65536},      // registers per multiprocessor
+    {83, 0},          // managed memory: not simulated
+    {95, 0},          // cooperative launch: not simulated, blocks run one after another
+    {97, 227 << 10},  // shared memory per block that a function may ask for
+    {99, 1},          // host memory can be registered
+    {106, 32},        // blocks per multiprocessor
+    {111, 1 << 10},   // shared memory per block that the system takes
+    {115, 1},         // memory pools
+    {120, 0},         // launches across clusters: not simulated
+};
+
+}  // namespace sim
+
+using namespace sim;
+
+SIM_EXPORT Result cuInit(unsigned flags) {
+  std::lock_guard<std::mutex> held(driver.lock);
+  if (flags != 0) return INVALID_VALUE;
+  if (driver.initialised) return SUCCESS;
+  if (const char* text = getenv("NEVA_SIM")) {
+    std::string wrong = parse(text, driver.settings);
+    if (!wrong.empty()) return complain(INVALID_VALUE, "NEVA_SIM: " + wrong);
+  }
+  if (const char* text = getenv("NEVA_SIM_FAULT")) {
+    std::string wrong = driver.faults.parse(text);
+    if (!wrong.empty()) return complain(INVALID_VALUE, "NEVA_SIM_FAULT: " + wrong);
+  }
+  driver.initialised = true;
+  return SUCCESS;
+}
+
+SIM_EXPORT Result cuDriverGetVersion(int* version) { return *version = 13000, SUCCESS; }
+
+// ---- the device ----
+
+static Result on_device(int device) {
+  if (!driver.initialised) return NOT_INITIALIZED;
+  return device == 0 ? SUCCESS : INVALID_DEVICE;
+}
+
+SIM_EXPORT Result cuDeviceGetCount(int* count) { return *count = 1, on_device(0); }
+SIM_EXPORT Result cuDeviceGet(int* device, int ordinal) { return *device = 0, on_device(ordinal); }
+SIM_EXPORT Result cuDeviceGetName(char* name, int size, int device) {
+  if (Result wrong = on_device(device)) return wrong;
+  snprintf(name, size, "simulated sm_90");
+  return SUCCESS;
+}
+SIM_EXPORT Result cuDeviceGetUuid_v2(char* uuid, int device) {
+  if (Result wrong = on_device(device)) return wrong;
+  memcpy(uuid, "simulated sm_90", 16);
+  return SUCCESS;
+}
+SIM_EXPORT Result cuDeviceGetUuid(char* uuid, int device) { return cuDeviceGetUuid_v2(uuid, device); }
+SIM_EXPORT Result cuDeviceTotalMem_v2(size_t* bytes, int device) {
+  if (Result wrong = on_device(device)) return wrong;
+  return *bytes = driver.settings.memory_bytes, SUCCESS;
+}
+SIM_EXPORT Result cuDeviceGetAttribute(int* value, int number, int device) {
+  if (Result wrong = on_device(device)) return wrong;
+  for (const Attribute& attribute : ATTRIBUTES)
+    if (attribute.number == number) return *value = attribute.value, SUCCESS;
+  return complain(INVALID_VALUE, "device attribute " + std::to_string(number) + " is not simulated");
+}
+
+// ---- its context ----
+
+SIM_EXPORT Result cuDevicePrimaryCtxRetain(void** context, int device) {
+  std::lock_guard<std::mutex> held(driver.lock);
+  if (Result wrong = on_device(device)) return wrong;
+  if (driver.retained++ == 0) driver.context = std::make_unique<Context>(driver.settings.memory_bytes);
+  return *context = driver.context.get(), SUCCESS;
+}
+
+// The last release destroys the context and all that was made in it, once its work is done.
+SIM_EXPORT Result cuDevicePrimaryCtxRelease_v2(int device) {
+  std::lock_guard<std::mutex> held(driver.lock);
+  if (Result wrong = on_device(device)) return wrong;
+  if (driver.retained == 0) return INVALID_CONTEXT;
+  if (--driver.retained > 0) return SUCCESS;
+  run_all(*driver.context);
+  driver.context.reset();
+  return SUCCESS;
+}
+
+SIM_EXPORT Result cuCtxSetCurrent(void* context) {
+  std::lock_guard<std::mutex> held(driver.lock);
+  if (!driver.initialised) return NOT_INITIALIZED;
+  if (context && context != driver.context.get()) return INVALID_CONTEXT;
+  current = static_cast<Context*>(context);
+  return SUCCESS;
+}
+SIM_EXPORT Result cuCtxGetCurrent(void** context) {
+  std::lock_guard<std::mutex> held(driver.lock);
+  if (!driver.initialised) return NOT_INITIALIZED;
+  return *context = context_is_current() ? current : nullptr, SUCCESS;
+}
+SIM_EXPORT Result cuCtxGetDevice(int* device) {
+  return call([&](Context&) { return *device = 0, SUCCESS; });
+}
+SIM_EXPORT Result cuCtxGetStreamPriorityRange(int* least, int* greatest) {
+  return call([&](Context&) { return *least = 0, *greatest = -5, SUCCESS; });
+}
+
+// ---- errors ----
+
 SIM_EXPORT Result cuGetErrorName(Result code, const char** name) {
-  const Error* error = find(code);
-  *name = error ? error->name : nullptr;
-  return error ? SUCCESS : INVALID_VALUE;
+  const Error* known = error(code);
+  *name = known ? known->name : nullptr;
+  return known ? SUCCESS : INVALID_VALUE;
 }
 SIM_EXPORT Result cuGetErrorString(Result code, const char** text) {
-  const Error* error = find(code);
-  *text = error ? error->text : nullptr;
-  return error ? SUCCESS : INVALID_VALUE;
+  const Error* known = error(code);
+  *text = known ? known->text : nullptr;
+  return known ? SUCCESS : INVALID_VALUE;
 }

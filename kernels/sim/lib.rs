@@ -13,10 +13,12 @@ use std::hash::{DefaultHasher, Hash, Hasher};
 use std::io;
 use std::path::{Path, PathBuf};
 use std::process::{self, Command};
-use std::sync::atomic::{AtomicU32, Ordering};
+use std::sync::atomic::{AtomicU32, AtomicUsize, Ordering};
+use std::thread;
 
 /// Every file the libraries are built from or need beside them.
-const FILES: [(&str, &str); 19] = [
+const FILES: &[(&str, &str)] = &[
+    ("allocation.cpp", include_str!("allocation.cpp")),
     ("async.cpp", include_str!("async.cpp")),
     ("async.h", include_str!("async.h")),
     ("block.cpp", include_str!("block.cpp")),
@@ -24,49 +26,63 @@ const FILES: [(&str, &str); 19] = [
     ("collective.cpp", include_str!("collective.cpp")),
     ("collective.h", include_str!("collective.h")),
     ("driver.cpp", include_str!("driver.cpp")),
+    ("driver.h", include_str!("driver.h")),
+    ("faults.cpp", include_str!("faults.cpp")),
+    ("faults.h", include_str!("faults.h")),
     ("fiber.cpp", include_str!("fiber.cpp")),
     ("fiber.h", include_str!("fiber.h")),
+    ("graph.cpp", include_str!("graph.cpp")),
+    ("graph.h", include_str!("graph.h")),
+    ("launch.cpp", include_str!("launch.cpp")),
     ("memory.cpp", include_str!("memory.cpp")),
     ("memory.h", include_str!("memory.h")),
+    ("module.cpp", include_str!("module.cpp")),
+    ("module.h", include_str!("module.h")),
     ("nvrtc.cpp", include_str!("nvrtc.cpp")),
     ("ptx.cuh", include_str!("ptx.cuh")),
     ("runtime.h", include_str!("runtime.h")),
     ("settings.cpp", include_str!("settings.cpp")),
     ("settings.h", include_str!("settings.h")),
+    ("stream.cpp", include_str!("stream.cpp")),
+    ("stream.h", include_str!("stream.h")),
+    ("tensor_map.cpp", include_str!("tensor_map.cpp")),
     ("tensor_map.h", include_str!("tensor_map.h")),
+    ("transfer.cpp", include_str!("transfer.cpp")),
     ("wgmma.cpp", include_str!("wgmma.cpp")),
     ("wgmma.h", include_str!("wgmma.h")),
 ];
 
 /// Each library and its sources.
-const LIBRARIES: [(&str, &[&str]); 2] = [
+const LIBRARIES: &[(&str, &[&str])] = &[
     (
         "libcuda.so",
         &[
+            "allocation.cpp",
             "async.cpp",
             "block.cpp",
             "collective.cpp",
             "driver.cpp",
+            "faults.cpp",
             "fiber.cpp",
+            "graph.cpp",
+            "launch.cpp",
             "memory.cpp",
+            "module.cpp",
             "settings.cpp",
+            "stream.cpp",
+            "tensor_map.cpp",
+            "transfer.cpp",
             "wgmma.cpp",
         ],
     ),
     ("libnvrtc.so", &["nvrtc.cpp"]),
 ];
 
-const FLAGS: [&str; 9] = [
-    "-std=c++17",
-    "-O2",
-    "-g",
-    "-Wall",
-    "-Wextra",
-    "-fPIC",
-    "-fvisibility=hidden",
-    "-shared",
-    "-Wl,-z,defs", // an undefined symbol is an error here, not at the first launch
-];
+const COMPILE: [&str; 8] =
+    ["-c", "-std=c++17", "-O2", "-g", "-Wall", "-Wextra", "-fPIC", "-fvisibility=hidden"];
+
+/// An undefined symbol is an error here, not at the first launch.
+const LINK: [&str; 2] = ["-shared", "-Wl,-z,defs"];
 
 /// The built libraries.
 #[derive(Debug)]
@@ -109,7 +125,7 @@ impl Simulator {
             .map_err(|e| Error::NoCompiler(compiler.clone(), e))?
             .stdout;
         let mut hash = DefaultHasher::new();
-        (FILES, LIBRARIES, FLAGS, version).hash(&mut hash);
+        (FILES, LIBRARIES, COMPILE, LINK, version).hash(&mut hash);
         let directory = cache.join(format!("kernel-sim-{:016x}", hash.finish()));
         if directory.is_dir() {
             return Ok(Simulator { directory });
@@ -127,20 +143,16 @@ impl Simulator {
             let path = unfinished.join(name);
             fs::write(&path, text).map_err(io(&path))?;
         }
+        compile_all(&compiler, &unfinished)?;
         for (library, sources) in LIBRARIES {
             // This SONAME answers whoever asks for the library by its plain name.
-            let output = Command::new(&compiler)
+            run(Command::new(&compiler)
                 .current_dir(&unfinished)
-                .args(FLAGS)
+                .args(LINK)
                 .arg(format!("-Wl,-soname,{library}"))
                 .args(["-o", library])
-                .args(sources)
-                .arg("-ldl")
-                .output()
-                .map_err(|e| Error::NoCompiler(compiler.clone(), e))?;
-            if !output.status.success() {
-                return Err(Error::Compile(String::from_utf8_lossy(&output.stderr).into_owned()));
-            }
+                .args(sources.iter().map(|source| object(source)))
+                .arg("-ldl"))?;
         }
         match fs::rename(&unfinished, &directory) {
             Err(e) if !directory.is_dir() => return Err(Error::Io(directory, e)),
@@ -163,6 +175,38 @@ impl Simulator {
     pub fn directory(&self) -> &Path {
         &self.directory
     }
+}
+
+/// Compiles the sources of all libraries, as many at a time as there are processors.
+fn compile_all(compiler: &str, directory: &Path) -> Result<(), Error> {
+    let sources: Vec<&str> = LIBRARIES.iter().flat_map(|(_, sources)| sources.iter().copied()).collect();
+    let next = AtomicUsize::new(0);
+    let compile = || -> Result<(), Error> {
+        while let Some(source) = sources.get(next.fetch_add(1, Ordering::Relaxed)) {
+            let mut command = Command::new(compiler);
+            run(command.current_dir(directory).args(COMPILE).args([source, "-o", &object(source)]))?;
+        }
+        Ok(())
+    };
+    let workers = thread::available_parallelism().map_or(1, |n| n.get());
+    thread::scope(|scope| {
+        let running: Vec<_> = (0..workers).map(|_| scope.spawn(compile)).collect();
+        running.into_iter().try_for_each(|worker| worker.join().expect("compiling does not panic"))
+    })
+}
+
+fn object(source: &str) -> String {
+    source.replace(".cpp", ".o")
+}
+
+fn run(command: &mut Command) -> Result<(), Error> {
+    let output = command
+        .output()
+        .map_err(|e| Error::NoCompiler(command.get_program().to_string_lossy().into_owned(), e))?;
+    if output.status.success() {
+        return Ok(());
+    }
+    Err(Error::Compile(String::from_utf8_lossy(&output.stderr).into_owned()))
 }
 
 /// Where `kernel-sim` keeps what it builds: `$XDG_CACHE_HOME/neva`, else `~/.cache/neva`, else the system's

@@ -10,18 +10,24 @@ static constexpr unsigned char GUARD_BYTE = 0xa5;
 
 static size_t padded(size_t bytes) { return (bytes + GUARD - 1) / GUARD * GUARD; }
 
+Memory::~Memory() {
+  for (auto& entry : allocations_) free(reinterpret_cast<unsigned char*>(entry.first) - GUARD);
+}
+
 uint64_t Memory::allocate(size_t bytes) {
   if (bytes > free_bytes()) return 0;
   size_t whole = padded(bytes) + 2 * GUARD;
   auto* raw = static_cast<unsigned char*>(aligned_alloc(GUARD, whole));
   if (!raw) return 0;
   memset(raw, GUARD_BYTE, whole);
-  memset(raw + GUARD, 0xff, bytes);
   uint64_t address = reinterpret_cast<uint64_t>(raw + GUARD);
+  poison(address, bytes);
   allocations_[address] = bytes;
   used_ += bytes;
   return address;
 }
+
+void Memory::poison(uint64_t address, size_t bytes) { memset(reinterpret_cast<void*>(address), 0xff, bytes); }
 
 bool Memory::release(uint64_t address) {
   auto it = allocations_.find(address);

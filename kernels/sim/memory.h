@@ -10,9 +10,13 @@ namespace sim {
 class Memory {
  public:
   explicit Memory(size_t capacity) : capacity_(capacity) {}
+  Memory(const Memory&) = delete;
+  ~Memory();
 
   // `bytes` bytes aligned to 256 and filled with 0xff (a NaN in every float type), or 0 if there is no room.
   uint64_t allocate(size_t bytes);
+  // Fills it as allocate does.
+  static void poison(uint64_t address, size_t bytes);
   // False if `address` is not the start of an allocation.
   bool release(uint64_t address);
   // Whether all of [address, address + bytes) lies in one allocation.
@@ -29,7 +33,7 @@ class Memory {
   std::map<uint64_t, size_t> allocations_;  // start -> bytes
 };
 
-// The device's memory, once the driver is initialised.
+// The device's memory, while there is a context.
 const Memory* device_memory();
 
 }  // namespace sim

@@ -120,10 +120,22 @@ static void sim_call(void (*kernel)(A...), void** arguments) {
   sim_call(kernel, arguments, std::index_sequence_for<A...>{});
 }
 
+template <auto kernel>
+static void sim_invoke(void** arguments) {
+  sim_call(kernel, arguments);
+}
+
+// What the driver copies of them when the kernel is launched.
+template <class... A>
+static const SimParameter* sim_parameters(void (*)(A...)) {
+  static const SimParameter list[] = {{sizeof(A), alignof(A)}..., {0, 0}};
+  return list;
+}
+
 #define KERNEL(threads, name, ...)                                                              \
   static void name(__VA_ARGS__);                                                                \
   __attribute__((constructor)) static void sim_register_##name() {                              \
-    sim_register(#name, threads, [](void** arguments) { sim_call(name, arguments); });          \
+    sim_register(#name, threads, sim_invoke<name>, sim_parameters(name));                       \
   }                                                                                             \
   static void name(__VA_ARGS__)
 

@@ -55,8 +55,14 @@ SIM_EXPORT void sim_collective(SimCollective op, uint32_t mask, SimLane* lane, c
 SIM_EXPORT void* sim_shared(const void* key, size_t bytes);
 SIM_EXPORT void* sim_dynamic_shared();
 
+// How large a parameter of a kernel is and how it is aligned. A list of them ends with one of no size.
+struct SimParameter {
+  size_t bytes, alignment;
+};
+
 // Called while a module is loaded, once per kernel. `invoke` calls it with arguments as cuLaunchKernel takes them.
-SIM_EXPORT void sim_register(const char* name, unsigned max_threads, void (*invoke)(void** arguments));
+SIM_EXPORT void sim_register(const char* name, unsigned max_threads, void (*invoke)(void** arguments),
+                             const SimParameter* parameters);
 
 // Copies that do not wait. `run` does one, in the kernel's own code. If sim_copies_early, the kernel runs a copy where
 // it starts it; else it hands it over, to be run by the wait that it must be over at.
