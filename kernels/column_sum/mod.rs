@@ -11,8 +11,10 @@
 //! so the result does not depend on the number of threads. Cost: one add and one read per element.
 
 mod cpu;
+mod gpu;
 
 use crate::check::{Case, Entry, Input};
+use crate::device::Kind;
 use crate::op::{Backward, Cost, Forward, Made, Op, Run, Shapes, float, take};
 use crate::reduce::partial_sums;
 use crate::{Buffer, Result, Role, Spec, on_cpu};
@@ -42,6 +44,10 @@ impl Op for ColumnSum {
         let x = io.spec(0);
         let mut dx = io.alloc(x)?;
         let dy = io.dy();
+        if let Kind::Gpu(gpu) = io.device().kind() {
+            gpu::broadcast(gpu, dy, &mut dx)?;
+            return io.give(0, dx);
+        }
         on_cpu!(io.device(), self.name(), x.dtype, T => cpu::broadcast::<T>(dy.slice(), dx.slice_mut()));
         io.give(0, dx)
     }
@@ -58,6 +64,9 @@ pub fn column_sum(x: &Buffer, y: &mut Buffer) -> Result<()> {
     let width = y.spec().elements();
     let rows = x.spec().elements() / width.max(1);
     assert_eq!(x.spec().elements(), rows * width, "{x:?} has whole rows as wide as {y:?}");
+    if let Kind::Gpu(gpu) = x.device().kind() {
+        return gpu::forward(gpu, x, y);
+    }
     let mut partial = x.device().alloc(partial_sums(x.spec().with_dims([rows, width])), Role::Workspace)?;
     on_cpu!(x.device(), "column_sum", x.dtype(), T => {
         cpu::forward::<T>(x.slice(), partial.slice_mut(), y.slice_mut())
@@ -79,6 +88,7 @@ pub const ENTRY: Entry = Entry {
             case("several blocks", 577, 3),
             case("odd width", 3, 67),
             case("no row", 0, 4),
+            Case::parity("whole vectors", ColumnSum, [Input::normal([600, 264])]),
             Case::parity("1000x301", ColumnSum, [Input::normal([1000, 301])]),
             Case::bench("2048x4096", ColumnSum, [Input::normal([2048, 4096])]),
         ]

@@ -18,6 +18,20 @@ struct alignas(sizeof(T) * N) Vector {
   T at[N];
 };
 
+// Reads N floats, 16 bytes at a time.
+template <int N>
+DEV Vector<float, N> load_floats(const float* from) {
+  constexpr int W = N < 4 ? N : 4;
+  Vector<float, N> values;
+#pragma unroll
+  for (int i = 0; i < N / W; i++) {
+    const Vector<float, W> part = ((const Vector<float, W>*)from)[i];
+#pragma unroll
+    for (int j = 0; j < W; j++) values.at[i * W + j] = part.at[j];
+  }
+  return values;
+}
+
 // How many values of type T one 16-byte access moves.
 template <class T>
 constexpr int WIDEST = 16 / sizeof(T);

@@ -36,7 +36,7 @@ pub(crate) fn width(op: &'static str, x: Spec) -> Result<u32> {
 }
 
 /// How many vectors of type `dtype` a row takes: one per value if vectors do not divide it.
-fn vectors(width: usize, dtype: DType) -> usize {
+pub(crate) fn vectors(width: usize, dtype: DType) -> usize {
     let values = VECTOR / dtype.size();
     if width.is_multiple_of(values) { width / values } else { width }
 }

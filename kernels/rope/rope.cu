@@ -15,29 +15,16 @@
 constexpr int THREADS = 256;
 constexpr int HEADS_AT_ONCE = 4;  // gpu.rs chooses the number of threads by it
 
-// The rotation of one pair of vectors; `sin` is negated to turn back.
+// The rotation of one pair of vectors, by minus the angles if `sign` is -1.
 template <class T, int N>
-DEV void rotate(Vector<T, N>& low, Vector<T, N>& high, const Vector<float, N>& cos, const Vector<float, N>& sin) {
+DEV void rotate(Vector<T, N>& low, Vector<T, N>& high, const Vector<float, N>& cos, const Vector<float, N>& sin,
+                float sign) {
 #pragma unroll
   for (int i = 0; i < N; i++) {
-    const float a = load(low.at[i]), b = load(high.at[i]);
-    store(low.at[i], a * cos.at[i] - b * sin.at[i]);
-    store(high.at[i], b * cos.at[i] + a * sin.at[i]);
+    const float a = load(low.at[i]), b = load(high.at[i]), s = sign * sin.at[i];
+    store(low.at[i], a * cos.at[i] - b * s);
+    store(high.at[i], b * cos.at[i] + a * s);
   }
-}
-
-// N floats, 16 bytes at a time.
-template <int N>
-DEV Vector<float, N> load_angles(const float* from, float sign) {
-  constexpr int W = N < 4 ? N : 4;
-  Vector<float, N> angles;
-#pragma unroll
-  for (int i = 0; i < N / W; i++) {
-    const Vector<float, W> part = ((const Vector<float, W>*)from)[i];
-#pragma unroll
-    for (int j = 0; j < W; j++) angles.at[i * W + j] = sign * part.at[j];
-  }
-  return angles;
 }
 
 template <class T, int N>
@@ -50,8 +37,7 @@ DEV void rotate_rows(T* x, const float* table, i64 rows, u32 width, u32 heads, u
     T* xs = x + row * width;
     const float *cosines = table + row * 2 * half, *sines = cosines + half;
     for (u32 pair = threadIdx.x % slot_threads; pair < pairs; pair += slot_threads) {
-      const Vector<float, N> cos = load_angles<N>(cosines + pair * N, 1.0f);
-      const Vector<float, N> sin = load_angles<N>(sines + pair * N, sign);
+      const Vector<float, N> cos = load_floats<N>(cosines + pair * N), sin = load_floats<N>(sines + pair * N);
       V low[HEADS_AT_ONCE], high[HEADS_AT_ONCE];
       batched<HEADS_AT_ONCE>(
           slot, slots, heads,
@@ -60,7 +46,7 @@ DEV void rotate_rows(T* x, const float* table, i64 rows, u32 width, u32 heads, u
             low[k] = at[0], high[k] = at[pairs];
           },
           [&](int k, i64 head) {
-            rotate(low[k], high[k], cos, sin);
+            rotate(low[k], high[k], cos, sin, sign);
             V* at = (V*)(xs + head * head_dim) + pair;
             at[0] = low[k], at[pairs] = high[k];
           });
@@ -70,7 +56,7 @@ DEV void rotate_rows(T* x, const float* table, i64 rows, u32 width, u32 heads, u
 
 // `half` is rotary_dim / 2. Vectors need whole ones in half a rotated part and from head to head.
 #define ENTRY(T, dtype, pass, sign)                                                                              \
-  KERNEL(THREADS, rope_##pass##_##dtype, T* x /* (rows, width), width = heads * head_dim + the v heads */,       \
+  KERNEL_AT_LEAST(THREADS, 3, rope_##pass##_##dtype, T* x /* (rows, width), width = heads * head_dim + the v heads */,       \
          const float* table /* (rows, 2 half) */, i64 rows, u32 width, u32 heads, u32 head_dim, u32 half) {      \
     if (aligned<T>(half, x, table) && head_dim % WIDEST<T> == 0)                                                  \
       rotate_rows<T, WIDEST<T>>(x, table, rows, width, heads, head_dim, half, sign);                             \
