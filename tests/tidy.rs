@@ -6,7 +6,7 @@
 
 use kernels::CATALOGUE;
 use serde_json::Value;
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::{env, fs};
@@ -141,6 +141,26 @@ fn every_op_has_its_folder_its_files_and_its_row() {
         failures.push("kernels/lib.rs: the catalogue is not in the order of the folders".into());
     }
     fail(failures);
+}
+
+#[test]
+fn every_cuda_file_is_a_program_of_an_op() {
+    let cuda =
+        files(&["kernels"]).into_iter().filter(|p| p.ends_with(".cu") && !p.starts_with("kernels/sim/"));
+    let files: BTreeSet<String> = cuda.collect();
+    let programs = CATALOGUE.iter().flat_map(|e| e.programs);
+    let listed: BTreeSet<String> = programs.clone().map(|p| format!("kernels/{}", p.file)).collect();
+    assert_eq!(listed, files, "left: what ops list as their programs; right: the .cu files");
+    // The cache and the prebuilt files go by this name; two ops may share a program.
+    let mut names = BTreeMap::new();
+    for program in programs {
+        let other = names.insert(program.name(), (program.file, program.defines));
+        assert!(
+            other.is_none_or(|o| o == (program.file, program.defines)),
+            "two programs {}",
+            program.name()
+        );
+    }
 }
 
 #[test]

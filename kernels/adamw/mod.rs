@@ -112,6 +112,7 @@ pub const ENTRY: Entry = Entry {
     name: "adamw",
     summary: "one optimiser step in place",
     passes: "update",
+    programs: &[],
     cases: || {
         let op = AdamW { beta1: 0.9, beta2: 0.95, eps: 1e-8, weight_decay: 0.1 };
         let inputs = |n: usize, step: u64, weight: bool| {

@@ -103,6 +103,7 @@ pub const ENTRY: Entry = Entry {
     name: "add",
     summary: "y = a + b, b may repeat",
     passes: "forward, backward",
+    programs: &[],
     cases: || {
         vec![
             Case::check("same shape", Add, [Input::normal([3, 5]), Input::normal([3, 5])]),

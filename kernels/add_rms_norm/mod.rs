@@ -125,6 +125,7 @@ pub const ENTRY: Entry = Entry {
     name: "add_rms_norm",
     summary: "r = x + residual, y = r / rms(r) * w per row",
     passes: "forward, backward",
+    programs: &[],
     cases: || {
         let ins = |rows: usize, width: usize| {
             [Input::normal([rows, width]), Input::normal([rows, width]), Input::normal([width])]

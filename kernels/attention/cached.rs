@@ -107,6 +107,7 @@ pub const CACHED_ENTRY: Entry = Entry {
     name: "cached_attention",
     summary: "attention of new rows to cached keys and values",
     passes: "forward",
+    programs: &[],
     cases: || {
         let case = |heads: usize, kv_heads: usize, head_dim: usize, shape: [usize; 2], rows: &[[u32; 2]]| {
             let op = CachedAttention {

@@ -65,6 +65,7 @@ pub const ENTRY: Entry = Entry {
     name: "attention",
     summary: "softmax(scale q k^T) v over packed sequences, full or causal, grouped key heads",
     passes: "forward, backward",
+    programs: &[],
     cases: || {
         let check = |name: &str, heads: [usize; 3], causal: bool, lens: &[usize]| {
             let (op, ins) = attention(heads, causal, lens);

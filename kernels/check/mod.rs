@@ -8,6 +8,7 @@ pub mod device;
 pub mod gradient;
 pub mod parity;
 
+use crate::device::program::Source;
 use crate::device::{Buffer, Device, Role};
 use crate::op::Op;
 use crate::{DType, Result, Spec};
@@ -20,6 +21,8 @@ pub struct Entry {
     pub summary: &'static str,
     /// Which passes it has: "forward", "forward, backward" or "update".
     pub passes: &'static str,
+    /// Everything it launches on a GPU; empty where it has no kernel.
+    pub programs: &'static [Source],
     /// The shapes it is checked and timed on.
     pub cases: fn() -> Vec<Case>,
 }

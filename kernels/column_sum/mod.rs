@@ -79,6 +79,7 @@ pub const ENTRY: Entry = Entry {
     name: "column_sum",
     summary: "y = sum over the rows of x",
     passes: "forward, backward",
+    programs: &[],
     cases: || {
         let case = |name: &str, rows: usize, width: usize| {
             Case::check(name, ColumnSum, [Input::normal([rows, width])])

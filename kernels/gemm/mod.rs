@@ -255,6 +255,7 @@ pub const ENTRY: Entry = Entry {
     name: "gemm",
     summary: "c = [c +] a b [+ bias], either operand transposed",
     passes: "forward, backward",
+    programs: &[],
     cases,
 };
 

@@ -7,7 +7,8 @@ use crate::op::Backward;
 use crate::{Buffer, DType, Result, Spec};
 
 const NAME: &str = "rms_norm";
-const SOURCE: Source = Source::new("rms_norm/rms_norm.cu", include_str!("rms_norm.cu"));
+/// The program of both passes.
+pub const SOURCE: Source = Source::new("rms_norm/rms_norm.cu", include_str!("rms_norm.cu"));
 
 /// The launch bound of every kernel here.
 const MAX_THREADS: usize = 256;

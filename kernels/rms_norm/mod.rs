@@ -104,6 +104,7 @@ pub const ENTRY: Entry = Entry {
     name: "rms_norm",
     summary: "y = x / rms(x) * w per row",
     passes: "forward, backward",
+    programs: &[gpu::SOURCE],
     cases: || {
         let case = |name: &str, rows: usize, width: usize| {
             Case::check(name, RmsNorm { eps: 1e-5 }, [Input::normal([rows, width]), Input::normal([width])])

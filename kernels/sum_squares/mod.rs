@@ -55,6 +55,7 @@ pub const ENTRY: Entry = Entry {
     name: "sum_squares",
     summary: "y = sum of x^2 over all elements",
     passes: "forward",
+    programs: &[],
     cases: || {
         vec![
             Case::check("odd length", SumSquares, [Input::normal([3, 67])]),
