@@ -124,6 +124,8 @@ fn report(entry: &Entry, case: &Case, dtype: DType, timing: &Timing, ceilings: &
     ))?;
     Ok(json!({
         "op": entry.name,
+        "parameters": format!("{:?}", case.op),
+        "inputs": case.ins.iter().map(|input| &input.dims).collect::<Vec<_>>(),
         "case": case.name,
         "dtype": dtype.to_string(),
         "pass": timing.pass,
