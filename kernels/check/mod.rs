@@ -4,7 +4,9 @@
 //! devices, and the benches.
 
 pub mod bench;
+pub mod conformance;
 pub mod device;
+mod gpu;
 pub mod gradient;
 pub mod parity;
 

@@ -122,7 +122,7 @@ DEV void named_barrier_arrive(u32 id, u32 threads) {
 
 // A tensor map, as the driver's cuTensorMapEncodeTiled made it. A kernel takes it by value:
 // KERNEL(128, name, TENSOR_MAP(map), ...).
-struct alignas(64) TensorMap {
+struct alignas(128) TensorMap {
   u64 opaque[16];
 };
 #define TENSOR_MAP(name) const __grid_constant__ TensorMap name

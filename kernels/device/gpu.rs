@@ -10,6 +10,7 @@
 
 use super::libraries;
 use super::program::{Program, Source};
+use super::tensor_map::TensorMap;
 use crate::{Buffer, Error, Result};
 use cudarc::driver::result::{self, DriverError};
 use cudarc::driver::sys;
@@ -56,6 +57,8 @@ pub enum KernelArg {
     U32(u32),
     /// `float`.
     F32(f32),
+    /// `TENSOR_MAP`.
+    TensorMap(TensorMap),
 }
 
 impl KernelArg {
@@ -74,15 +77,18 @@ impl KernelArg {
         buffer.map_or(KernelArg::Ptr(0), Self::write)
     }
 
-    /// The bytes of the argument in the low end of eight; both of CUDA's hosts are little-endian.
-    fn bits(self) -> u64 {
-        match self {
-            KernelArg::Ptr(p) => p,
-            KernelArg::I64(v) => v as u64,
-            KernelArg::U64(v) => v,
-            KernelArg::U32(v) => v.into(),
+    /// Where the bytes of the argument begin: in `room`, whose low end they are (both of CUDA's hosts are
+    /// little-endian), or in itself.
+    fn bytes<'a>(&'a self, room: &'a mut u64) -> *mut c_void {
+        *room = match self {
+            KernelArg::Ptr(p) => *p,
+            KernelArg::I64(v) => *v as u64,
+            KernelArg::U64(v) => *v,
+            KernelArg::U32(v) => (*v).into(),
             KernelArg::F32(v) => v.to_bits().into(),
-        }
+            KernelArg::TensorMap(map) => return std::ptr::from_ref(map).cast_mut().cast(),
+        };
+        std::ptr::from_mut(room).cast()
     }
 }
 
@@ -155,6 +161,11 @@ impl Gpu {
         Ok(format!("{name}, compute capability {}.{}", self.capability / 10, self.capability % 10))
     }
 
+    /// The compute capability times ten.
+    pub fn capability(&self) -> u32 {
+        self.capability
+    }
+
     /// The architecture to compile for, as NVRTC names it. From 9.0 on there is a variant with the instructions of
     /// that generation alone.
     pub(super) fn architecture(&self) -> String {
@@ -162,7 +173,7 @@ impl Gpu {
     }
 
     /// Makes the context current on this thread.
-    fn bind(&self, op: &str) -> Result<()> {
+    pub(super) fn bind(&self, op: &str) -> Result<()> {
         // SAFETY: the context is retained until `Drop`.
         unsafe { result::ctx::set_current(self.context) }.map_err(|e| driver_error(op, e))
     }
@@ -263,13 +274,13 @@ impl Gpu {
             programs.get_mut(&name).expect("inserted above").entry(entry)?
         };
         let mut values = [0u64; MAX_ARGS];
-        for (value, arg) in values.iter_mut().zip(args) {
-            *value = arg.bits();
+        let mut pointers = [std::ptr::null_mut(); MAX_ARGS];
+        for ((pointer, value), arg) in pointers.iter_mut().zip(&mut values).zip(args) {
+            *pointer = arg.bytes(value);
         }
-        let mut pointers = values.each_mut().map(|v| std::ptr::from_mut(v).cast::<c_void>());
         let [x, y, z] = grid.blocks;
-        // SAFETY: one pointer per argument, each to eight readable bytes that begin with the argument; the rest is
-        // what the caller promises.
+        // SAFETY: one pointer per argument, each to bytes that begin with the argument, which the driver reads;
+        // the rest is what the caller promises.
         unsafe {
             result::launch_kernel(
                 function,

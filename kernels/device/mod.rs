@@ -11,6 +11,7 @@ pub(crate) mod libraries;
 mod mapped;
 mod meter;
 pub mod program;
+pub mod tensor_map;
 
 pub use buffer::Buffer;
 pub use mapped::MappedFile;

@@ -205,7 +205,7 @@ DEV void named_barrier_arrive(u32 id, u32 threads, SIM_HERE) { sim_barrier(id, t
 
 // ---- Hopper ----
 
-struct alignas(64) TensorMap {
+struct alignas(128) TensorMap {
   u64 opaque[16];
 };
 #define TENSOR_MAP(name) const TensorMap name

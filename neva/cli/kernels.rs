@@ -1,12 +1,17 @@
 //! `neva kernels check | bench | profile`
 
 use ::kernels::check::Entry;
+use ::kernels::check::conformance::{self, Verdict};
 use ::kernels::check::device::{Outcome, cases, check};
-use ::kernels::{CATALOGUE, DType};
+use ::kernels::device::Kind;
+use ::kernels::{CATALOGUE, DType, Device};
 use clap::{Args, Subcommand};
 use neva::{Error, Result};
 
 use super::print;
+
+/// What `check` calls the suite of the wrappers, where it takes the name of an op.
+const CONFORMANCE: &str = "conformance";
 
 /// Check the kernels of this machine
 #[derive(Subcommand)]
@@ -16,10 +21,10 @@ pub enum Command {
     Profile(super::kernels_bench::ProfileArguments),
 }
 
-/// Compare every case of every op with the CPU in f64
+/// Compare every case of every op with the CPU in f64; on a GPU, first each instruction with its manual
 #[derive(Args)]
 pub struct CheckArguments {
-    /// Only this op
+    /// Only this op, or `conformance` for the instructions alone
     op: Option<String>,
     /// cpu, cuda, cuda:N or auto
     #[arg(long, default_value = "auto")]
@@ -37,12 +42,20 @@ pub fn run(command: &Command) -> Result<()> {
     }
 }
 
-/// A line per op: cases that agree, of those known, and a hash of all bits that the device gave, which no schedule
+/// On a GPU, a line per wrapper of an instruction. Then a line per op: cases that agree, of those known, and a hash of all bits that the device gave, which no schedule
 /// and no process changes. An op of which none ran is a failure, like one that differs.
 fn run_check(arguments: &CheckArguments) -> Result<()> {
     let device = neva::device::open(&arguments.device)?;
+    let on_gpu = matches!(device.kind(), Kind::Gpu(_));
     let mut failures = 0;
-    for entry in entries(arguments.op.as_deref())? {
+    if on_gpu && arguments.op.as_deref().is_none_or(|op| op == CONFORMANCE) {
+        failures += check_wrappers(&device)?;
+    }
+    let entries = match arguments.op.as_deref() {
+        Some(CONFORMANCE) if on_gpu => vec![],
+        op => entries(op)?,
+    };
+    for entry in entries {
         let mut cases = cases(entry, &device);
         cases.retain(|c| arguments.case.as_deref().is_none_or(|text| c.name.contains(text)));
         let (mut ran, mut worst, mut bits, mut messages) = (0, 0.0f64, 0u64, vec![]);
@@ -72,9 +85,26 @@ fn run_check(arguments: &CheckArguments) -> Result<()> {
         failures += usize::from(ran < known || ran == 0);
     }
     if failures > 0 {
-        return Err(Error::Usage(format!("{failures} ops failed on {device}")));
+        return Err(Error::Usage(format!("{failures} checks failed on {device}")));
     }
     Ok(())
+}
+
+/// A line per wrapper of an instruction; how many do not do what the manual says. What ops compute rests on them, so
+/// they come first.
+fn check_wrappers(device: &Device) -> Result<usize> {
+    let mut failures = 0;
+    for (name, verdict) in conformance::check(device)? {
+        match verdict {
+            Verdict::Conforms => print(&format!("ok   {name}\n"))?,
+            Verdict::Absent => print(&format!("--   {name}: this device does not have it\n"))?,
+            Verdict::Differs(message) => {
+                print(&format!("FAIL {name}: {message}\n"))?;
+                failures += 1;
+            }
+        }
+    }
+    Ok(failures)
 }
 
 /// The catalogue, or the one op of it that is asked for.
