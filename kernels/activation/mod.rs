@@ -12,10 +12,12 @@
 
 mod cpu;
 pub(crate) mod curve;
+mod gpu;
 
 pub use curve::Act;
 
 use crate::check::{Case, Entry, Input};
+use crate::device::Kind;
 use crate::op::{Backward, Cost, Forward, Made, Needs, Op, Run, Shapes, Slot, float, take};
 use crate::{Result, Spec, on_cpu};
 use curve::curve;
@@ -41,6 +43,10 @@ impl Op for Activation {
     fn forward(&self, io: &mut Forward) -> Result<Made> {
         let x = io.input(0);
         let mut y = io.output(0)?;
+        if let Kind::Gpu(gpu) = io.device().kind() {
+            gpu::forward(gpu, self.kind, x, &mut y)?;
+            return Ok(Made::outs([y]));
+        }
         on_cpu!(io.device(), self.name(), x.dtype(), T => {
             curve!(self.kind, C => cpu::forward::<T, C>(x.slice(), y.slice_mut()))
         });
@@ -54,6 +60,10 @@ impl Op for Activation {
     fn backward(&self, io: &mut Backward) -> Result<()> {
         let mut d = io.reuse_dout(0)?.expect("backward runs with its gradient");
         let x = io.saved(0);
+        if let Kind::Gpu(gpu) = io.device().kind() {
+            gpu::backward(gpu, self.kind, x, &mut d)?;
+            return io.give(0, d);
+        }
         on_cpu!(io.device(), self.name(), x.dtype(), T => {
             curve!(self.kind, C => cpu::backward::<T, C>(x.slice(), d.slice_mut()))
         });

@@ -23,8 +23,10 @@
 //! Errors: residual differs from x; w is not as wide as a row of x; types differ.
 
 mod cpu;
+mod gpu;
 
 use crate::check::{Case, Entry, Input};
+use crate::device::Kind;
 use crate::op::{Backward, Cost, Forward, Made, Needs, Op, Run, Shapes, Slot, check, float, take};
 use crate::reduce::partial_sums;
 use crate::rms_norm::cpu::{backward_w, backward_x};
@@ -56,6 +58,10 @@ impl Op for AddRmsNorm {
         let (residual, w) = (io.input(1), io.input(2));
         let mut y = io.output(0)?;
         let mut rstd = io.stat(0)?;
+        if let Kind::Gpu(gpu) = io.device().kind() {
+            gpu::forward(gpu, &mut r, residual, w, self.eps, &mut y, rstd.as_mut())?;
+            return Ok(Made::with_stats([y, r], [rstd]));
+        }
         on_cpu!(io.device(), self.name(), r.dtype(), T => {
             let rstd = rstd.as_mut().map(|r| r.slice_mut());
             cpu::forward::<T>(r.slice_mut(), residual.slice(), w.slice(), self.eps, y.slice_mut(), rstd)
@@ -68,6 +74,9 @@ impl Op for AddRmsNorm {
     }
 
     fn backward(&self, io: &mut Backward) -> Result<()> {
+        if let Kind::Gpu(gpu) = io.device().clone().kind() {
+            return gpu::backward(gpu, io);
+        }
         if io.wants(0) || io.wants(1) {
             let dr = io.reuse_dout(1)?;
             let (r, w, rstd) = (io.saved(0), io.saved(1), io.saved(2));
@@ -135,6 +144,9 @@ pub const ENTRY: Entry = Entry {
             Case::check("257 rows", AddRmsNorm { eps: 1e-5 }, ins(257, 2)),
             Case::check("odd width", AddRmsNorm { eps: 1e-5 }, ins(3, 67)),
             Case::parity("700x131", AddRmsNorm { eps: 1e-5 }, ins(700, 131)),
+            Case::parity("whole vectors", AddRmsNorm { eps: 1e-5 }, ins(19, 640)),
+            Case::parity("wider than the registers, vectors", AddRmsNorm { eps: 1e-5 }, ins(9, 8192 + 512)),
+            Case::parity("wider than the registers, odd", AddRmsNorm { eps: 1e-5 }, ins(9, 4099)),
             Case::bench("2048x4096", AddRmsNorm { eps: 1e-5 }, ins(2048, 4096)),
         ]
     },

@@ -11,7 +11,7 @@
 //! so the result does not depend on the number of threads. Cost: one add and one read per element.
 
 mod cpu;
-mod gpu;
+pub(crate) mod gpu;
 
 use crate::check::{Case, Entry, Input};
 use crate::device::Kind;

@@ -32,3 +32,17 @@ DEV F block_sum(F value, F* sums) {
   __syncthreads();
   return warp_sum(lane < blockDim.x / 32 ? sums[lane] : F(0));
 }
+
+// Two sums at once.
+struct Pair {
+  float a, b;
+};
+
+// block_sum of both for the price of one barrier; `sums` is 2 * MAX_WARPS, and again a caller in a loop has two of it.
+DEV Pair block_sum(Pair value, float* sums) {
+  const u32 warp = threadIdx.x / 32, lane = threadIdx.x % 32, warps = blockDim.x / 32;
+  value.a = warp_sum(value.a), value.b = warp_sum(value.b);
+  if (lane == 0) sums[warp] = value.a, sums[MAX_WARPS + warp] = value.b;
+  __syncthreads();
+  return {warp_sum(lane < warps ? sums[lane] : 0.0f), warp_sum(lane < warps ? sums[MAX_WARPS + lane] : 0.0f)};
+}

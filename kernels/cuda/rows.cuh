@@ -1,30 +1,51 @@
-// Copying and filling whole rows, a block to a row. Thread t has the vectors t, t + blockDim.x, ... in both, so that a
-// row may be copied and then overwritten without a barrier.
+// How the rows of a norm lie over the threads of a block: a row's first KEEP * blockDim.x vectors stay in registers
+// between the passes over it, what lies beyond is read again for each pass, from L2.
 #pragma once
+#include "reduce.cuh"
 #include "vector.cuh"
 
-// What takes the place of a value that an index out of range asks for.
-DEV float not_a_number() { return __uint_as_float(0x7fc00000u); }
+// The launch bound of the norms, and the vectors of a row that one thread keeps; device/launch.rs has the same numbers.
+constexpr int NORM_THREADS = 256;
+constexpr int KEEP = 4;
 
-// Four loads of a thread are in flight at once.
-template <class V>
-DEV void copy_row(const V* from, V* to, u32 vectors) {
-  constexpr int FLIGHT = 4;
-  for (u32 first = threadIdx.x; first < vectors; first += FLIGHT * blockDim.x) {
-    V held[FLIGHT];
+// Calls f(k, v) for each vector v of the row that this thread keeps, the k-th of them. Neighbouring threads have
+// neighbouring vectors.
+template <class F>
+DEV void each_kept(u32 vectors, F f) {
 #pragma unroll
-    for (int k = 0; k < FLIGHT; k++)
-      if (first + k * blockDim.x < vectors) held[k] = from[first + k * blockDim.x];
-#pragma unroll
-    for (int k = 0; k < FLIGHT; k++)
-      if (first + k * blockDim.x < vectors) to[first + k * blockDim.x] = held[k];
+  for (int k = 0; k < KEEP; k++) {
+    const u32 v = k * blockDim.x + threadIdx.x;
+    if (v < vectors) f(k, v);
   }
 }
 
-template <class T, int N>
-DEV void fill_row(Vector<T, N>* to, float value, u32 vectors) {
-  Vector<T, N> filled;
+// Calls f(v) for each vector of this thread beyond those.
+template <class F>
+DEV void each_beyond(u32 vectors, F f) {
+  for (u32 v = KEEP * blockDim.x + threadIdx.x; v < vectors; v += blockDim.x) f(v);
+}
+
+// The share that a persistent block has in the gradient of a weight, a sum over rows, is a row of partial sums, here as
+// one array of N per vector. Those of kept vectors are summed in registers and written at the end; those beyond in
+// their place, where no other thread touches them. `columns` is null where no such gradient is wanted.
+template <int N>
+DEV float (*columns_of(float* partial, u32 width))[N] {
+  return partial ? (float(*)[N])(partial + (u64)blockIdx.x * width) : nullptr;
+}
+
+template <int N>
+DEV void zero_beyond(float (*columns)[N], u32 vectors) {
+  if (!columns) return;
+  each_beyond(vectors, [&](u32 v) {
+    for (int i = 0; i < N; i++) columns[v][i] = 0;
+  });
+}
+
+template <int N>
+DEV void write_kept(float (*columns)[N], const float (&sums)[KEEP][N], u32 vectors) {
+  if (!columns) return;
+  each_kept(vectors, [&](int k, u32 v) {
 #pragma unroll
-  for (int i = 0; i < N; i++) store(filled.at[i], value);
-  for (u32 v = threadIdx.x; v < vectors; v += blockDim.x) to[v] = filled;
+    for (int i = 0; i < N; i++) columns[v][i] = sums[k][i];
+  });
 }

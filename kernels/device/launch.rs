@@ -56,3 +56,27 @@ pub(crate) fn over_rows(gpu: &Gpu, x: Spec, columns: usize, rows: usize) -> Grid
     let down = x.rows().div_ceil(rows).clamp(1, (most / across).clamp(1, MAX_Y));
     Grid { blocks: [across as u32, down as u32, 1], threads: THREADS as u32, shared_bytes: 0 }
 }
+
+/// The launch bound of the kernels built on `rows.cuh`, and the vectors of a row that one thread keeps.
+const NORM_THREADS: usize = 256;
+const KEEP: usize = 4;
+
+/// A grid of one block per row of `x`, of as few threads as keep a row whole: blocks that wait for their slowest warp
+/// are small then, and many run side by side.
+pub(crate) fn block_per_row(x: Spec) -> Grid {
+    let threads = vectors(x.last(), x.dtype).div_ceil(KEEP).next_multiple_of(32).clamp(32, NORM_THREADS);
+    Grid::linear(x.rows().clamp(1, i32::MAX as usize) as u32, threads as u32)
+}
+
+/// A grid of blocks that walk over the rows of `x`, as many as run side by side, `per_multiprocessor` at least. Each
+/// leaves a row of partial sums, so they are few, of as many threads as are of use.
+pub(crate) fn walking_rows(gpu: &Gpu, x: Spec, per_multiprocessor: usize) -> Grid {
+    let threads = vectors(x.last(), x.dtype).next_multiple_of(32).clamp(32, NORM_THREADS);
+    let blocks = x.rows().clamp(1, per_multiprocessor * gpu.multiprocessors() as usize);
+    Grid::linear(blocks as u32, threads as u32)
+}
+
+/// The partial sums that the blocks of such a grid leave for rows like those of `x`.
+pub(crate) fn partial_rows(grid: Grid, x: Spec) -> Spec {
+    Spec::new(DType::F32, [grid.blocks[0] as usize, x.last()])
+}

@@ -85,8 +85,11 @@ impl Texts {
 const HEADERS: &[(&str, &str)] = &[
     ("curve.cuh", include_str!("../cuda/curve.cuh")),
     ("elementwise.cuh", include_str!("../cuda/elementwise.cuh")),
+    ("philox.cuh", include_str!("../cuda/philox.cuh")),
     ("ptx.cuh", include_str!("../cuda/ptx.cuh")),
     ("reduce.cuh", include_str!("../cuda/reduce.cuh")),
+    ("rows.cuh", include_str!("../cuda/rows.cuh")),
+    ("rms_norm.cuh", include_str!("../cuda/rms_norm.cuh")),
     ("rows.cuh", include_str!("../cuda/rows.cuh")),
     ("vector.cuh", include_str!("../cuda/vector.cuh")),
 ];

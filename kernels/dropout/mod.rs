@@ -17,8 +17,10 @@
 //! Errors: p is not in [0, 1); there is not one key per row.
 
 mod cpu;
+mod gpu;
 
 use crate::check::{Case, Entry, Input};
+use crate::device::Kind;
 use crate::op::{Backward, Cost, Forward, Made, Needs, Op, Run, Shapes, Slot, check, float, take};
 use crate::{Buffer, DType, Error, Result, Spec, on_cpu};
 
@@ -36,6 +38,9 @@ impl Dropout {
         // An element is dropped if its 32 random bits are below this: never at p = 0, and never all (p < 1).
         let threshold = (self.p * 2f64.powi(32)).ceil().min(u32::MAX as f64) as u32;
         let (device, width) = (x.device().clone(), x.spec().last());
+        if let Kind::Gpu(gpu) = device.kind() {
+            return gpu::apply(gpu, self, threshold, x, keys);
+        }
         on_cpu!(device, self.name(), x.dtype(), T => {
             let scale = 1.0 / (1.0 - self.p);
             cpu::apply::<T>(width, threshold, scale, self.seed, x.slice_mut(), keys.slice())
@@ -103,6 +108,12 @@ pub const ENTRY: Entry = Entry {
             case("one row", 0.5, 1, 9),
             case("beyond 64 columns", 0.1, 3, 67),
             case("p = 0", 0.0, 2, 5),
+            case("whole vectors", 0.3, 3, 40),
+            Case::parity(
+                "one long row",
+                Dropout { p: 0.1, seed: u64::MAX / 3 },
+                [Input::normal([1, 40_001]), Input::u32([1], [u32::MAX])],
+            ),
             Case::parity(
                 "700x131",
                 Dropout { p: 0.1, seed: 7 },

@@ -21,9 +21,11 @@
 //! Errors: w or b is not as wide as a row of x; types differ.
 
 mod cpu;
+mod gpu;
 
 use crate::check::{Case, Entry, Input};
 use crate::column_sum::column_sum;
+use crate::device::Kind;
 use crate::dtype::Float;
 use crate::op::{Backward, Cost, Forward, Made, Needs, Op, Run, Shapes, Slot, check, float, take};
 use crate::reduce::partial_sums;
@@ -65,6 +67,10 @@ impl Op for LayerNorm {
         let (x, w, b) = (io.input(0), io.input(1), io.input(2));
         let mut y = io.output(0)?;
         let (mut mean, mut rstd) = (io.stat(0)?, io.stat(1)?);
+        if let Kind::Gpu(gpu) = io.device().kind() {
+            gpu::forward(gpu, self, [x, w, b], &mut y, mean.as_mut(), rstd.as_mut())?;
+            return Ok(Made::with_stats([y], [mean, rstd]));
+        }
         on_cpu!(io.device(), self.name(), x.dtype(), T => {
             let stats = mean.as_mut().zip(rstd.as_mut()).map(|(m, r)| (m.slice_mut(), r.slice_mut()));
             let scale = (w.slice(), self.offset(), b.slice());
@@ -78,6 +84,9 @@ impl Op for LayerNorm {
     }
 
     fn backward(&self, io: &mut Backward) -> Result<()> {
+        if let Kind::Gpu(gpu) = io.device().clone().kind() {
+            return gpu::backward(gpu, self, io);
+        }
         if io.wants(0) {
             let (x, w, mean, rstd, dy) = (io.saved(0), io.saved(1), io.saved(2), io.saved(3), io.dy());
             let mut dx = io.alloc(x.spec())?;
@@ -131,6 +140,9 @@ pub const ENTRY: Entry = Entry {
             Case::check("odd width", op(false), ins(5, 67)),
             Case::check("one plus", op(true), ins(4, 33)),
             Case::parity("700x131", op(true), ins(700, 131)),
+            Case::parity("whole vectors", op(false), ins(19, 640)),
+            Case::parity("wider than the registers, vectors", op(false), ins(9, 8192 + 512)),
+            Case::parity("wider than the registers, odd", op(true), ins(9, 4099)),
             Case::bench("18464x1024", op(false), ins(32 * 577, 1024)),
             Case::bench("one plus 4096x2048", op(true), ins(4096, 2048)),
         ]

@@ -1,25 +1,18 @@
 //! RMSNorm on a GPU: launches the kernels of `rms_norm.cu`.
 
-use crate::device::gpu::{Gpu, Grid, KernelArg};
-use crate::device::launch::{entry, width};
+use crate::column_sum;
+use crate::device::gpu::{Gpu, KernelArg};
+use crate::device::launch::{block_per_row, entry, partial_rows, walking_rows, width};
 use crate::device::program::Source;
 use crate::op::Backward;
-use crate::{Buffer, DType, Result, Spec};
+use crate::{Buffer, DType, Result};
 
 const NAME: &str = "rms_norm";
 /// The program of both passes.
 pub const SOURCE: Source = Source::new("rms_norm/rms_norm.cu", include_str!("rms_norm.cu"));
 
-/// The launch bound of every kernel here.
-const MAX_THREADS: usize = 256;
-/// Backward's registers allow this many blocks of `MAX_THREADS` on a multiprocessor at once.
+/// Backward's registers allow this many of its largest blocks on a multiprocessor at once.
 const BLOCKS_PER_MULTIPROCESSOR: usize = 2;
-
-/// Threads for one row: a warp for each 32 vectors of 16 bytes, up to the bound.
-fn threads(x: Spec) -> u32 {
-    let vectors = x.last() * x.dtype.size() / 16;
-    vectors.next_multiple_of(32).clamp(32, MAX_THREADS) as u32
-}
 
 /// `y = x * rstd * w`; writes rstd if asked.
 pub fn forward(
@@ -34,7 +27,6 @@ pub fn forward(
     if spec.elements() == 0 {
         return Ok(());
     }
-    let grid = Grid::linear(spec.rows().min(i32::MAX as usize) as u32, threads(spec));
     let args = [
         KernelArg::read(x),
         KernelArg::read(w),
@@ -46,19 +38,18 @@ pub fn forward(
     ];
     // SAFETY: arguments as in the signature of rms_norm_fwd; `infer` made w as wide as a row of x, y like x and
     // rstd one f32 per row, all on this device; the kernel strides over all rows whatever the grid.
-    unsafe { gpu.launch(NAME, &SOURCE, &name, grid, &args) }
+    unsafe { gpu.launch(NAME, &SOURCE, &name, block_per_row(spec), &args) }
 }
 
 /// Gives dx and dw, whichever is wanted, from one pass over x and dy.
 pub fn backward(gpu: &Gpu, io: &mut Backward) -> Result<()> {
     let (x, w, rstd, dy) = (io.saved(0), io.saved(1), io.saved(2), io.dy());
     let (spec, name) = (x.spec(), entry(NAME, "bwd", x.dtype())?);
-    let blocks = spec.rows().min(BLOCKS_PER_MULTIPROCESSOR * gpu.multiprocessors() as usize);
+    let grid = walking_rows(gpu, spec, BLOCKS_PER_MULTIPROCESSOR);
     let mut dx = io.wants(0).then(|| io.alloc(spec)).transpose()?;
     let mut dw = io.wants(1).then(|| io.alloc(w.spec().with_dtype(DType::F32))).transpose()?;
     if spec.elements() > 0 {
-        let partial_spec = Spec::new(DType::F32, [blocks, spec.last()]);
-        let mut partial = dw.is_some().then(|| io.temp(partial_spec)).transpose()?;
+        let mut partial = dw.is_some().then(|| io.temp(partial_rows(grid, spec))).transpose()?;
         let args = [
             KernelArg::read(x),
             KernelArg::read(w),
@@ -69,12 +60,11 @@ pub fn backward(gpu: &Gpu, io: &mut Backward) -> Result<()> {
             KernelArg::I64(spec.rows() as i64),
             KernelArg::U32(width(NAME, spec)?),
         ];
-        let grid = Grid::linear(blocks as u32, threads(spec));
         // SAFETY: arguments as in the signature of rms_norm_bwd; x, w and rstd are what forward saw and made, dy
         // is like x, dx too, and partial has one row per block, all on this device.
         unsafe { gpu.launch(NAME, &SOURCE, &name, grid, &args) }?;
         if let (Some(dw), Some(partial)) = (&mut dw, &partial) {
-            sum_partial(gpu, partial, dw)?;
+            column_sum::gpu::forward(gpu, partial, dw)?;
         }
     } else if let Some(dw) = &mut dw {
         dw.fill_zero()?; // the sum over no rows
@@ -85,19 +75,4 @@ pub fn backward(gpu: &Gpu, io: &mut Backward) -> Result<()> {
         }
     }
     Ok(())
-}
-
-/// `dw` = the sum over the rows of `partial`.
-fn sum_partial(gpu: &Gpu, partial: &Buffer, dw: &mut Buffer) -> Result<()> {
-    let [rows, columns] = [partial.dims()[0], partial.dims()[1]];
-    let args = [
-        KernelArg::read(partial),
-        KernelArg::write(dw),
-        KernelArg::U32(rows as u32),
-        KernelArg::U32(columns as u32),
-    ];
-    let grid = Grid::linear(columns.div_ceil(32) as u32, MAX_THREADS as u32);
-    // SAFETY: arguments as in the signature of rms_norm_bwd_w; dw is as wide as partial; the grid covers each
-    // column once, 32 to a block.
-    unsafe { gpu.launch(NAME, &SOURCE, "rms_norm_bwd_w_f32", grid, &args) }
 }

@@ -56,7 +56,7 @@ DEV void rotate_rows(T* x, const float* table, i64 rows, u32 width, u32 heads, u
 
 // `half` is rotary_dim / 2. Vectors need whole ones in half a rotated part and from head to head.
 #define ENTRY(T, dtype, pass, sign)                                                                              \
-  KERNEL_AT_LEAST(THREADS, 3, rope_##pass##_##dtype, T* x /* (rows, width), width = heads * head_dim + the v heads */,       \
+  KERNEL(THREADS, rope_##pass##_##dtype, T* x /* (rows, width), width = heads * head_dim + the v heads */,       \
          const float* table /* (rows, 2 half) */, i64 rows, u32 width, u32 heads, u32 head_dim, u32 half) {      \
     if (aligned<T>(half, x, table) && head_dim % WIDEST<T> == 0)                                                  \
       rotate_rows<T, WIDEST<T>>(x, table, rows, width, heads, head_dim, half, sign);                             \
