@@ -143,7 +143,7 @@ static const Attribute ATTRIBUTES[] = {
 using namespace sim;
 
 SIM_EXPORT Result cuInit(unsigned flags) {
-  std::lock_guard<std::mutex> held(driver.lock);
+  std::lock_guard<std::recursive_mutex> held(driver.lock);
   if (flags != 0) return INVALID_VALUE;
   if (driver.initialised) return SUCCESS;
   if (const char* text = getenv("NEVA_SIM")) {
@@ -194,7 +194,7 @@ SIM_EXPORT Result cuDeviceGetAttribute(int* value, int number, int device) {
 // ---- its context ----
 
 SIM_EXPORT Result cuDevicePrimaryCtxRetain(void** context, int device) {
-  std::lock_guard<std::mutex> held(driver.lock);
+  std::lock_guard<std::recursive_mutex> held(driver.lock);
   if (Result wrong = on_device(device)) return wrong;
   if (driver.retained++ == 0) driver.context = std::make_unique<Context>(driver.settings.memory_bytes);
   return *context = driver.context.get(), SUCCESS;
@@ -202,7 +202,7 @@ SIM_EXPORT Result cuDevicePrimaryCtxRetain(void** context, int device) {
 
 // The last release destroys the context and all that was made in it, once its work is done.
 SIM_EXPORT Result cuDevicePrimaryCtxRelease_v2(int device) {
-  std::lock_guard<std::mutex> held(driver.lock);
+  std::lock_guard<std::recursive_mutex> held(driver.lock);
   if (Result wrong = on_device(device)) return wrong;
   if (driver.retained == 0) return INVALID_CONTEXT;
   if (--driver.retained > 0) return SUCCESS;
@@ -212,14 +212,14 @@ SIM_EXPORT Result cuDevicePrimaryCtxRelease_v2(int device) {
 }
 
 SIM_EXPORT Result cuCtxSetCurrent(void* context) {
-  std::lock_guard<std::mutex> held(driver.lock);
+  std::lock_guard<std::recursive_mutex> held(driver.lock);
   if (!driver.initialised) return NOT_INITIALIZED;
   if (context && context != driver.context.get()) return INVALID_CONTEXT;
   current = static_cast<Context*>(context);
   return SUCCESS;
 }
 SIM_EXPORT Result cuCtxGetCurrent(void** context) {
-  std::lock_guard<std::mutex> held(driver.lock);
+  std::lock_guard<std::recursive_mutex> held(driver.lock);
   if (!driver.initialised) return NOT_INITIALIZED;
   return *context = context_is_current() ? current : nullptr, SUCCESS;
 }

@@ -105,7 +105,7 @@ struct Context {
 };
 
 struct Driver {
-  std::mutex lock;
+  std::recursive_mutex lock;  // work that runs may ask for what it finds in memory
   bool initialised = false;
   Settings settings;
   Faults faults;
@@ -128,7 +128,7 @@ void fault(Result code, const std::string& message);
 // Runs `body` under the lock, with the context current and intact.
 template <class F>
 Result call(F body) {
-  std::lock_guard<std::mutex> held(driver.lock);
+  std::lock_guard<std::recursive_mutex> held(driver.lock);
   if (!driver.initialised) return NOT_INITIALIZED;
   if (!context_is_current()) return INVALID_CONTEXT;
   return driver.sticky ? driver.sticky : body(*driver.context);

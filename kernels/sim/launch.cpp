@@ -4,6 +4,7 @@
 
 #include "block.h"
 #include "driver.h"
+#include "hook.h"
 #include "stream.h"
 
 namespace sim {
@@ -93,6 +94,21 @@ static Result honour(const LaunchAttribute& attribute) {
       return SUCCESS;
   }
   return complain(NOT_SUPPORTED, "launch attribute " + std::to_string(attribute.id) + " is not simulated");
+}
+
+int enqueue_library(void* stream, const std::string& name, std::function<std::string()> run) {
+  return call([&](Context& context) {
+    return enqueue(context, stream, [name, run = std::move(run)] {
+      if (driver.faults.launch()) return fault(LAUNCH_FAILED, name + ": NEVA_SIM_FAULT lets it fail");
+      std::string wrong = run();
+      if (!wrong.empty()) fault(ILLEGAL_ADDRESS, name + ": " + wrong);
+    });
+  });
+}
+
+bool on_device(const void* start, size_t bytes) {
+  std::lock_guard<std::recursive_mutex> held(driver.lock);
+  return driver.context && driver.context->memory.contains(reinterpret_cast<uint64_t>(start), bytes);
 }
 
 }  // namespace sim

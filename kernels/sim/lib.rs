@@ -1,9 +1,9 @@
-//! A CUDA for machines without a GPU: drop-in `libcuda.so` and `libnvrtc.so` that run kernels on the CPU.
+//! A CUDA for machines without a GPU: drop-in `libcuda.so`, `libnvrtc.so` and `libcublasLt.so` that work on the CPU.
 //!
 //! The C++ of this package is embedded here and built by [`Simulator::build`] with the host's compiler, so building
-//! the workspace compiles no C. A program that runs in [`Simulator::environment`] finds the two libraries instead
-//! of NVIDIA's and knows no difference: it loads, compiles and launches as on a card. How the simulator works is in
-//! the files themselves; start with `block.h`.
+//! the workspace compiles no C. A program that runs in [`Simulator::environment`] finds these libraries instead of
+//! NVIDIA's and knows no difference: it loads, compiles and launches as on a card. How the simulator works is in the
+//! files themselves; start with `driver.h` and `block.h`.
 
 use std::env;
 use std::ffi::OsString;
@@ -21,6 +21,8 @@ const FILES: &[(&str, &str)] = &[
     ("allocation.cpp", include_str!("allocation.cpp")),
     ("async.cpp", include_str!("async.cpp")),
     ("async.h", include_str!("async.h")),
+    ("blas.cpp", include_str!("blas.cpp")),
+    ("blas.h", include_str!("blas.h")),
     ("block.cpp", include_str!("block.cpp")),
     ("block.h", include_str!("block.h")),
     ("collective.cpp", include_str!("collective.cpp")),
@@ -33,7 +35,10 @@ const FILES: &[(&str, &str)] = &[
     ("fiber.h", include_str!("fiber.h")),
     ("graph.cpp", include_str!("graph.cpp")),
     ("graph.h", include_str!("graph.h")),
+    ("hook.h", include_str!("hook.h")),
     ("launch.cpp", include_str!("launch.cpp")),
+    ("matmul.cpp", include_str!("matmul.cpp")),
+    ("matmul.h", include_str!("matmul.h")),
     ("memory.cpp", include_str!("memory.cpp")),
     ("memory.h", include_str!("memory.h")),
     ("module.cpp", include_str!("module.cpp")),
@@ -52,11 +57,19 @@ const FILES: &[(&str, &str)] = &[
     ("wgmma.h", include_str!("wgmma.h")),
 ];
 
-/// Each library and its sources.
-const LIBRARIES: &[(&str, &[&str])] = &[
-    (
-        "libcuda.so",
-        &[
+/// A library: its name, its sources, and the other of ours that it calls.
+#[derive(Hash)]
+struct Library {
+    name: &'static str,
+    sources: &'static [&'static str],
+    needs: Option<&'static str>,
+}
+
+/// In the order they are linked in.
+const LIBRARIES: &[Library] = &[
+    Library {
+        name: "libcuda.so",
+        sources: &[
             "allocation.cpp",
             "async.cpp",
             "block.cpp",
@@ -74,8 +87,10 @@ const LIBRARIES: &[(&str, &[&str])] = &[
             "transfer.cpp",
             "wgmma.cpp",
         ],
-    ),
-    ("libnvrtc.so", &["nvrtc.cpp"]),
+        needs: None,
+    },
+    Library { name: "libnvrtc.so", sources: &["nvrtc.cpp"], needs: None },
+    Library { name: "libcublasLt.so", sources: &["blas.cpp", "matmul.cpp"], needs: Some("libcuda.so") },
 ];
 
 const COMPILE: [&str; 8] =
@@ -144,15 +159,19 @@ impl Simulator {
             fs::write(&path, text).map_err(io(&path))?;
         }
         compile_all(&compiler, &unfinished)?;
-        for (library, sources) in LIBRARIES {
+        for library in LIBRARIES {
+            let mut link = Command::new(&compiler);
             // This SONAME answers whoever asks for the library by its plain name.
-            run(Command::new(&compiler)
-                .current_dir(&unfinished)
+            link.current_dir(&unfinished)
                 .args(LINK)
-                .arg(format!("-Wl,-soname,{library}"))
-                .args(["-o", library])
-                .args(sources.iter().map(|source| object(source)))
-                .arg("-ldl"))?;
+                .arg(format!("-Wl,-soname,{}", library.name))
+                .args(["-o", library.name])
+                .args(library.sources.iter().map(|source| object(source)))
+                .arg("-ldl");
+            if let Some(other) = library.needs {
+                link.args(["-L.", &format!("-l:{other}"), "-Wl,-rpath,$ORIGIN"]);
+            }
+            run(&mut link)?;
         }
         match fs::rename(&unfinished, &directory) {
             Err(e) if !directory.is_dir() => return Err(Error::Io(directory, e)),
@@ -179,7 +198,7 @@ impl Simulator {
 
 /// Compiles the sources of all libraries, as many at a time as there are processors.
 fn compile_all(compiler: &str, directory: &Path) -> Result<(), Error> {
-    let sources: Vec<&str> = LIBRARIES.iter().flat_map(|(_, sources)| sources.iter().copied()).collect();
+    let sources: Vec<&str> = LIBRARIES.iter().flat_map(|library| library.sources.iter().copied()).collect();
     let next = AtomicUsize::new(0);
     let compile = || -> Result<(), Error> {
         while let Some(source) = sources.get(next.fetch_add(1, Ordering::Relaxed)) {
