@@ -16,6 +16,16 @@ const fn source(act: Act) -> Source {
     }
 }
 
+/// Those of every function.
+pub(super) const PROGRAMS: [Source; 6] = [
+    source(Act::GeluErf),
+    source(Act::GeluTanh),
+    source(Act::QuickGelu),
+    source(Act::SquaredRelu),
+    source(Act::Relu),
+    source(Act::Silu),
+];
+
 /// `y = f(x)`.
 pub fn forward(gpu: &Gpu, act: Act, x: &Buffer, y: &mut Buffer) -> Result<()> {
     let (spec, name) = (x.spec(), entry(NAME, "fwd", x.dtype())?);

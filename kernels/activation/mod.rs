@@ -84,7 +84,7 @@ pub const ENTRY: Entry = Entry {
     name: "activation",
     summary: "y = gelu, quick_gelu, relu, squared relu or silu of x",
     passes: "forward, backward",
-    programs: &[],
+    programs: &gpu::PROGRAMS,
     cases: || {
         let case = |name: &str, kind| Case::check(name, Activation { kind }, [Input::no_kink([5, 37])]);
         vec![

@@ -6,7 +6,7 @@ use crate::device::program::Source;
 use crate::{Buffer, DType, Error, Result};
 
 const NAME: &str = "add";
-const SOURCE: Source = Source::new("add/add.cu", include_str!("add.cu"));
+pub(super) const SOURCE: Source = Source::new("add/add.cu", include_str!("add.cu"));
 
 /// Rows of a column that a thread takes at once.
 const ROWS: usize = 4;

@@ -16,7 +16,7 @@ mod cpu;
 mod gpu;
 
 use crate::check::{Case, Entry, Input};
-use crate::column_sum::column_sum;
+use crate::column_sum::{self, column_sum};
 use crate::device::Kind;
 use crate::op::{Backward, Cost, Forward, Made, Op, Run, Shapes, check, float, take};
 use crate::{Buffer, Result, Spec, on_cpu, real};
@@ -103,7 +103,7 @@ pub const ENTRY: Entry = Entry {
     name: "add",
     summary: "y = a + b, b may repeat",
     passes: "forward, backward",
-    programs: &[],
+    programs: &[gpu::SOURCE, column_sum::gpu::SOURCE],
     cases: || {
         vec![
             Case::check("same shape", Add, [Input::normal([3, 5]), Input::normal([3, 5])]),

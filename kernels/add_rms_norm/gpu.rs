@@ -8,7 +8,8 @@ use crate::op::Backward;
 use crate::{Buffer, DType, Result};
 
 const NAME: &str = "add_rms_norm";
-const SOURCE: Source = Source::new("add_rms_norm/add_rms_norm.cu", include_str!("add_rms_norm.cu"));
+pub(super) const SOURCE: Source =
+    Source::new("add_rms_norm/add_rms_norm.cu", include_str!("add_rms_norm.cu"));
 
 /// Backward's registers allow this many of its largest blocks on a multiprocessor at once.
 const BLOCKS_PER_MULTIPROCESSOR: usize = 2;

@@ -26,6 +26,7 @@ mod cpu;
 mod gpu;
 
 use crate::check::{Case, Entry, Input};
+use crate::column_sum;
 use crate::device::Kind;
 use crate::op::{Backward, Cost, Forward, Made, Needs, Op, Run, Shapes, Slot, check, float, take};
 use crate::reduce::partial_sums;
@@ -134,7 +135,7 @@ pub const ENTRY: Entry = Entry {
     name: "add_rms_norm",
     summary: "r = x + residual, y = r / rms(r) * w per row",
     passes: "forward, backward",
-    programs: &[],
+    programs: &[gpu::SOURCE, column_sum::gpu::SOURCE],
     cases: || {
         let ins = |rows: usize, width: usize| {
             [Input::normal([rows, width]), Input::normal([rows, width]), Input::normal([width])]

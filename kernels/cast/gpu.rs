@@ -6,7 +6,7 @@ use crate::device::program::Source;
 use crate::{Buffer, DType, Error, Result};
 
 const NAME: &str = "cast";
-const SOURCE: Source = Source::new("cast/cast.cu", include_str!("cast.cu"));
+pub(super) const SOURCE: Source = Source::new("cast/cast.cu", include_str!("cast.cu"));
 
 /// `y = x`, of the other of the types f32 and bf16, rounded once.
 pub fn cast(gpu: &Gpu, x: &Buffer, y: &mut Buffer) -> Result<()> {

@@ -74,7 +74,7 @@ pub const ENTRY: Entry = Entry {
     name: "cast",
     summary: "y = x in another floating type",
     passes: "forward, backward",
-    programs: &[],
+    programs: &[gpu::SOURCE],
     cases: || {
         vec![
             Case::check("to f64", Cast { to: DType::F64 }, [Input::normal([3, 5])]),

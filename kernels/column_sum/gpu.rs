@@ -6,7 +6,7 @@ use crate::device::program::Source;
 use crate::{Buffer, DType, Error, Result, Role, Spec};
 
 const NAME: &str = "column_sum";
-const SOURCE: Source = Source::new("column_sum/column_sum.cu", include_str!("column_sum.cu"));
+pub(crate) const SOURCE: Source = Source::new("column_sum/column_sum.cu", include_str!("column_sum.cu"));
 
 /// The launch bound of forward.
 const THREADS: u32 = 512;

@@ -79,7 +79,7 @@ pub const ENTRY: Entry = Entry {
     name: "column_sum",
     summary: "y = sum over the rows of x",
     passes: "forward, backward",
-    programs: &[],
+    programs: &[gpu::SOURCE],
     cases: || {
         let case = |name: &str, rows: usize, width: usize| {
             Case::check(name, ColumnSum, [Input::normal([rows, width])])

@@ -7,7 +7,7 @@ use crate::device::program::Source;
 use crate::{Buffer, Result};
 
 const NAME: &str = "dropout";
-const SOURCE: Source = Source::new("dropout/dropout.cu", include_str!("dropout.cu"));
+pub(super) const SOURCE: Source = Source::new("dropout/dropout.cu", include_str!("dropout.cu"));
 
 /// Vectors of a row that a thread takes at once.
 const COLUMNS: usize = 2;

@@ -98,7 +98,7 @@ pub const ENTRY: Entry = Entry {
     name: "dropout",
     summary: "y = x * random mask / (1 - p), the mask a function of seed, row key and column",
     passes: "forward, backward",
-    programs: &[],
+    programs: &[gpu::SOURCE],
     cases: || {
         let case = |name: &str, p, rows: usize, width: usize| {
             let keys = Input::u32([rows], (0..rows as u32).map(|t| t * t));

@@ -16,6 +16,16 @@ const fn source(act: Act) -> Source {
     Source { defines: act.defines(), ..Source::new("gated/gated.cu", include_str!("gated.cu")) }
 }
 
+/// Those of every function.
+pub(super) const PROGRAMS: [Source; 6] = [
+    source(Act::GeluErf),
+    source(Act::GeluTanh),
+    source(Act::QuickGelu),
+    source(Act::SquaredRelu),
+    source(Act::Relu),
+    source(Act::Silu),
+];
+
 /// `y = f(gate) * up`.
 pub fn forward(gpu: &Gpu, act: Act, x: &Buffer, y: &mut Buffer) -> Result<()> {
     let (spec, name) = (y.spec(), entry(NAME, "fwd", x.dtype())?);

@@ -93,7 +93,7 @@ pub const ENTRY: Entry = Entry {
     name: "gated",
     summary: "y = f(gate) * up on packed [gate | up]: SwiGLU, GEGLU, ReGLU",
     passes: "forward, backward",
-    programs: &[],
+    programs: &gpu::PROGRAMS,
     cases: || {
         let case = |name: &str, act, rows: usize, width: usize| {
             Case::check(name, Gated { act }, [Input::no_kink([rows, 2 * width])])

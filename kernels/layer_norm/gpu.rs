@@ -9,7 +9,7 @@ use crate::op::Backward;
 use crate::{Buffer, DType, Result};
 
 const NAME: &str = "layer_norm";
-const SOURCE: Source = Source::new("layer_norm/layer_norm.cu", include_str!("layer_norm.cu"));
+pub(super) const SOURCE: Source = Source::new("layer_norm/layer_norm.cu", include_str!("layer_norm.cu"));
 
 /// Backward's registers allow this many of its largest blocks on a multiprocessor at once.
 const BLOCKS_PER_MULTIPROCESSOR: usize = 2;

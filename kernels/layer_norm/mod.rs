@@ -24,7 +24,7 @@ mod cpu;
 mod gpu;
 
 use crate::check::{Case, Entry, Input};
-use crate::column_sum::column_sum;
+use crate::column_sum::{self, column_sum};
 use crate::device::Kind;
 use crate::dtype::Float;
 use crate::op::{Backward, Cost, Forward, Made, Needs, Op, Run, Shapes, Slot, check, float, take};
@@ -128,7 +128,7 @@ pub const ENTRY: Entry = Entry {
     name: "layer_norm",
     summary: "y = (x - mean) / std * w + b per row; w may mean 1 + w",
     passes: "forward, backward",
-    programs: &[],
+    programs: &[gpu::SOURCE, column_sum::gpu::SOURCE],
     cases: || {
         let op = |one_plus| LayerNorm { eps: 1e-5, one_plus };
         let ins = |rows: usize, width: usize| {

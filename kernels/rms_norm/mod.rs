@@ -22,6 +22,7 @@ pub(crate) mod cpu;
 mod gpu;
 
 use crate::check::{Case, CaseKind, Entry, Input};
+use crate::column_sum;
 use crate::device::Kind;
 use crate::op::{Backward, Cost, Forward, Made, Needs, Op, Run, Shapes, Slot, check, float, take};
 use crate::reduce::partial_sums;
@@ -104,7 +105,7 @@ pub const ENTRY: Entry = Entry {
     name: "rms_norm",
     summary: "y = x / rms(x) * w per row",
     passes: "forward, backward",
-    programs: &[gpu::SOURCE],
+    programs: &[gpu::SOURCE, column_sum::gpu::SOURCE],
     cases: || {
         let case = |name: &str, rows: usize, width: usize| {
             Case::check(name, RmsNorm { eps: 1e-5 }, [Input::normal([rows, width]), Input::normal([width])])

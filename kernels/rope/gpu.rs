@@ -7,7 +7,7 @@ use crate::device::program::Source;
 use crate::{Buffer, Result};
 
 const NAME: &str = "rope";
-const SOURCE: Source = Source::new("rope/rope.cu", include_str!("rope.cu"));
+pub(super) const SOURCE: Source = Source::new("rope/rope.cu", include_str!("rope.cu"));
 
 /// The launch bound of the kernels.
 const MAX_THREADS: usize = 256;

@@ -133,7 +133,7 @@ pub const ENTRY: Entry = Entry {
     name: "rope",
     summary: "rotary position embedding of q and k in packed qkv, in place",
     passes: "forward, backward",
-    programs: &[],
+    programs: &[gpu::SOURCE],
     cases: || {
         let ins = |rope: &Rope, positions: std::ops::Range<u32>| {
             let rows = positions.len();

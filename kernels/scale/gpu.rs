@@ -6,7 +6,7 @@ use crate::device::program::Source;
 use crate::{Buffer, Result};
 
 const NAME: &str = "scale";
-const SOURCE: Source = Source::new("scale/scale.cu", include_str!("scale.cu"));
+pub(super) const SOURCE: Source = Source::new("scale/scale.cu", include_str!("scale.cu"));
 
 /// `x *= factor`.
 pub fn scale(gpu: &Gpu, x: &mut Buffer, factor: f64) -> Result<()> {

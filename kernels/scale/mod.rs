@@ -68,7 +68,7 @@ pub const ENTRY: Entry = Entry {
     name: "scale",
     summary: "y = x * constant",
     passes: "forward, backward",
-    programs: &[],
+    programs: &[gpu::SOURCE],
     cases: || {
         vec![
             Case::check("by 0.3", Scale { factor: 0.3 }, [Input::normal([3, 7])]),
