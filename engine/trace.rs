@@ -11,7 +11,7 @@ pub struct Row {
     pub key: String,
     /// How many runs.
     pub runs: usize,
-    /// Their time on the host's clock.
+    /// Their time.
     pub time: Duration,
     /// Their floating-point operations.
     pub flops: u64,
@@ -25,8 +25,9 @@ pub struct Row {
 /// # let device = engine::Device::cpu();
 /// device.start_trace();
 /// // ... a training step ...
-/// let rows = engine::summarize(&device.take_trace(), |e| e.op.to_string());
+/// let rows = engine::summarize(&device.take_trace()?, |e| e.op.to_string());
 /// # assert!(rows.is_empty());
+/// # Ok::<(), engine::Error>(())
 /// ```
 pub fn summarize(events: &[Event], key: impl Fn(&Event) -> String) -> Vec<Row> {
     let mut rows: BTreeMap<String, Row> = BTreeMap::new();

@@ -80,8 +80,25 @@ pub enum Error {
         /// Where it was looked for.
         searched: String,
     },
+    /// There is a driver, but no device.
+    #[error("the CUDA driver shows no device")]
+    NoDevice,
+    /// The library of matrix products could not be loaded.
+    #[error("no cuBLASLt: searched {searched}")]
+    NoBlas {
+        /// Where it was looked for.
+        searched: String,
+    },
+    /// A setting in the environment that says neither yes nor no.
+    #[error("{name}: expected 0 or 1, got {got}")]
+    Setting {
+        /// The variable.
+        name: &'static str,
+        /// Its value.
+        got: String,
+    },
     /// The device has no room.
-    #[error("out of memory on {device}: asked for {asked} bytes, {free} are free")]
+    #[error("out of memory on {device}: asked for {asked} bytes, {free} of {total} are free")]
     OutOfMemory {
         /// The device.
         device: String,
@@ -89,6 +106,8 @@ pub enum Error {
         asked: usize,
         /// Bytes that were free.
         free: usize,
+        /// Bytes the device has.
+        total: usize,
     },
     /// A kernel has to be compiled and there is no run-time compiler.
     #[error("kernel {kernel}: no NVRTC to compile it with: searched {searched}")]
@@ -112,6 +131,24 @@ pub enum Error {
         /// The op or call that met it.
         op: String,
         /// The driver's own words.
+        message: String,
+    },
+    /// An error of the CUDA driver after which the device answers nothing else to this process.
+    #[error(
+        "{op}: CUDA driver: {message}; the device is lost to this process (NEVA_SYNC=1 names the op at fault)"
+    )]
+    DeviceLost {
+        /// The op or call that met it, which need not be the one at fault.
+        op: String,
+        /// The driver's own words.
+        message: String,
+    },
+    /// An error of cuBLASLt.
+    #[error("{op}: cuBLASLt: {message}")]
+    Blas {
+        /// The op.
+        op: &'static str,
+        /// The library's status, and what was asked of it.
         message: String,
     },
 }

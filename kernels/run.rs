@@ -1,9 +1,9 @@
 //! The mechanics of running one op: what the engine calls, and what the checks call, so that what is checked runs.
 
-use crate::device::{Buffer, Device, Event, Pass};
+use crate::device::{Buffer, Clock, Device, Event, Pass};
 use crate::op::{Backward, Cost, Forward, Needs, Op, Run, Slot, Want};
 use crate::{Error, Result, Spec};
-use std::time::Instant;
+use std::time::Duration;
 
 /// What one forward run made.
 #[derive(Debug)]
@@ -33,12 +33,12 @@ fn run(op: &dyn Op, ins: Vec<Buffer>, needs: Needs, pass: Pass) -> Result<Ran> {
             _ => None,
         })
         .collect();
-    let timer = Timer::start(&device);
+    let timer = Timer::start(&device)?;
     let ins = ins.into_iter().map(Some).collect();
     let mut io = Forward { op: name, device: &device, ins, shapes: &shapes, grad: needs.any() };
     let made = op.forward(&mut io)?;
     drop(io);
-    timer.stop(op, || device.scope_path(), pass, || op.cost(&specs, Run::Forward));
+    timer.stop(op, || device.scope_path(), pass, || op.cost(&specs, Run::Forward))?;
     debug_assert_eq!(made.outs.iter().map(Buffer::spec).collect::<Vec<_>>(), shapes.outs, "{name}: outputs");
     let saved = slots
         .iter()
@@ -65,7 +65,7 @@ pub fn backward(
     let device = douts.iter().flatten().next().expect("at least one output gradient").device().clone();
     let wanted: Vec<bool> = wants.iter().map(|w| !matches!(w, Want::No)).collect();
     let needs = Needs(wanted.iter().enumerate().map(|(i, w)| (*w as u32) << i).sum());
-    let timer = Timer::start(&device);
+    let timer = Timer::start(&device)?;
     let mut io = Backward {
         op: op.name(),
         device: &device,
@@ -77,7 +77,7 @@ pub fn backward(
     };
     op.backward(&mut io)?;
     let given = io.given;
-    timer.stop(op, || scope.clone(), Pass::Backward(needs.0), || op.cost(ins, Run::Backward(needs)));
+    timer.stop(op, || scope.clone(), Pass::Backward(needs.0), || op.cost(ins, Run::Backward(needs)))?;
     for (i, wanted) in wanted.iter().enumerate() {
         assert_eq!(
             given[i].is_some(),
@@ -103,25 +103,24 @@ fn common_device(op: &'static str, ins: &[Buffer]) -> Result<Device> {
 }
 
 /// Times one run if the device records a trace.
-pub(crate) struct Timer<'a>(Option<(&'a Device, Instant)>);
+struct Timer<'a>(Option<(&'a Device, Clock)>);
 
 impl<'a> Timer<'a> {
-    pub(crate) fn start(device: &'a Device) -> Self {
-        Timer(device.meter().tracing().then(|| (device, Instant::now())))
+    fn start(device: &'a Device) -> Result<Self> {
+        let tracing = device.meter().tracing();
+        Ok(Timer(tracing.then(|| Ok::<_, Error>((device, Clock::start(device)?))).transpose()?))
     }
 
-    pub(crate) fn stop(
+    fn stop(
         self,
         op: &dyn Op,
         scope: impl FnOnce() -> std::sync::Arc<str>,
         pass: Pass,
         cost: impl FnOnce() -> Cost,
-    ) {
-        if let Some((device, start)) = self.0 {
-            let (time, cost) = (start.elapsed(), cost());
-            let event =
-                Event { op: op.name(), scope: scope(), pass, time, flops: cost.flops, bytes: cost.bytes };
-            device.meter().record(event);
-        }
+    ) -> Result<()> {
+        let Some((device, clock)) = self.0 else { return Ok(()) };
+        let Cost { flops, bytes } = cost();
+        let time = Duration::ZERO;
+        device.meter().record(Event { op: op.name(), scope: scope(), pass, time, flops, bytes }, clock)
     }
 }

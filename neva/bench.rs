@@ -92,7 +92,7 @@ impl StepBench {
         ms.sort_by(f64::total_cmp);
         device.start_trace();
         step()?;
-        Ok(StepTimes { ms, rows: batch.ids.len(), loss, trace: device.take_trace() })
+        Ok(StepTimes { ms, rows: batch.ids.len(), loss, trace: device.take_trace()? })
     }
 
     fn config(&self) -> ModelConfig {

@@ -64,7 +64,7 @@ fn phase_1_launches_no_weight_gradient_of_the_llm_and_no_backward_of_the_tower()
     device.start_trace();
     let loss = model.loss(&device, &mixed(&config), None).unwrap();
     backward(loss, 1.0, &mut |_| Ok(())).unwrap();
-    let trace = device.take_trace();
+    let trace = device.take_trace().unwrap();
     let backwards: Vec<_> = trace.iter().filter(|e| matches!(e.pass, Pass::Backward(_))).collect();
     assert!(backwards.iter().any(|e| e.scope.starts_with("llm")));
     for event in backwards {

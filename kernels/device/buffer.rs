@@ -1,7 +1,8 @@
 //! Bytes on a device with a spec: what ops read and write.
 
-use super::gpu::{DeviceMemory, Gpu};
+use super::gpu::Gpu;
 use super::host::Block;
+use super::memory::DeviceMemory;
 use super::{Device, Kind, Role};
 use crate::dtype::{Element, Real};
 use crate::{DType, Error, Result, Spec, real};
@@ -246,14 +247,42 @@ impl Buffer {
 
     /// Overwrites the contents with host bytes of the same length.
     pub fn copy_from_host(&mut self, bytes: &[u8]) -> Result<()> {
-        assert_eq!(bytes.len(), self.spec.bytes(), "bytes of {}", self.spec);
+        self.copy_from_parts(&[bytes])
+    }
+
+    /// Overwrites the contents with pieces of host bytes, one behind the other, of the same length together.
+    pub fn copy_from_parts(&mut self, parts: &[&[u8]]) -> Result<()> {
+        let bytes: usize = parts.iter().map(|part| part.len()).sum();
+        assert_eq!(bytes, self.spec.bytes(), "bytes of {}", self.spec);
         self.only_holder();
-        match self.on_gpu() {
-            Some((gpu, ptr)) => return gpu.upload(bytes, ptr),
-            None if self.device().is_plan() => {}
-            None => self.host_bytes_mut().copy_from_slice(bytes),
+        let mut at = 0;
+        for part in parts {
+            match self.on_gpu() {
+                Some((gpu, ptr)) => gpu.upload(part, ptr + at as u64)?,
+                None if self.device().is_plan() => {}
+                None => self.host_bytes_mut()[at..at + part.len()].copy_from_slice(part),
+            }
+            at += part.len();
         }
         Ok(())
+    }
+
+    /// Itself if it lies on `device`, else a copy there, counted under its own role.
+    pub fn to_device(self, device: &Device) -> Result<Self> {
+        if self.device().same(device) {
+            return Ok(self);
+        }
+        let mut copy = Self::alloc(device, self.spec, self.role())?;
+        match self.as_host() {
+            Some(bytes) => copy.copy_from_host(bytes)?,
+            None => copy.copy_from_host(&self.to_host()?)?,
+        }
+        Ok(copy)
+    }
+
+    /// The contents as bytes, where they lie on the host.
+    pub fn as_host(&self) -> Option<&[u8]> {
+        matches!(self.storage.memory, Memory::Host(_)).then(|| self.host_bytes())
     }
 
     /// The contents on the host, as bytes. Waits for a GPU to have computed them.

@@ -1,23 +1,26 @@
-//! A CUDA device: its context, one stream, memory in stream order, and the one way to launch a kernel.
+//! A CUDA device: its context, one stream, and the one way to launch a kernel. Its memory is in `memory.rs`, copies to
+//! and from the host in `staging.rs`, matrix products in `blas.rs`.
 //!
-//! Everything runs on one stream in the order it was asked for, and nothing waits but copies between host and
-//! device. So a buffer may be dropped right after the launch that uses it: its bytes are freed in stream order.
-//! cudarc is used below its safe layer: that one records two events per buffer and launch, which costs time and
-//! spoils graph capture, and its buffers are typed.
+//! Everything runs on one stream in the order it was asked for, and nothing waits but a download. So a buffer may be
+//! dropped right after the launch that uses it: its bytes are freed in stream order. cudarc is used below its safe
+//! layer: that one records two events per buffer and launch, which costs time and spoils graph capture, and its
+//! buffers are typed.
 //!
-//! A kernel that faults is noticed by a later call. `NEVA_SYNC=1` waits after each launch, so that the error names
-//! the op that caused it.
+//! A kernel that faults is noticed by a later call. `NEVA_SYNC=1` waits after each launch, fill, copy and product, so
+//! that the error names the op that caused it.
 
-use super::libraries;
+use super::blas::Blas;
 use super::program::{Program, Source};
+use super::staging::Staging;
 use super::tensor_map::TensorMap;
+use super::{libraries, memory};
 use crate::{Buffer, Error, Result};
 use cudarc::driver::result::{self, DriverError};
 use cudarc::driver::sys;
 use std::collections::HashMap;
 use std::ffi::c_void;
 use std::fmt;
-use std::sync::{Arc, Mutex};
+use std::sync::Mutex;
 
 /// The driver NeVA needs: 11.2 brought stream-ordered memory. A call an older one lacks would panic.
 const OLDEST_DRIVER: (i32, i32) = (11, 2);
@@ -28,18 +31,25 @@ const MAX_ARGS: usize = 24;
 /// One CUDA device.
 pub struct Gpu {
     ordinal: usize,
+    name: String,
     /// Compute capability times ten.
     capability: u32,
     multiprocessors: u32,
+    /// Whether to wait after each op.
     sync: bool,
+    /// Whether products of f32 may round their factors to TF32.
+    pub(super) tf32: bool,
     device: sys::CUdevice,
     context: sys::CUcontext,
-    stream: sys::CUstream,
+    pub(super) stream: sys::CUstream,
+    pub(super) pool: sys::CUmemoryPool,
     programs: Mutex<HashMap<String, Program>>,
+    pub(super) staging: Mutex<Staging>,
+    pub(super) blas: Mutex<Option<Blas>>,
 }
 
 // SAFETY: the handles are usable from any thread once the context is current there, which `bind` sees to before
-// each call; the map is locked.
+// each call; what changes is locked.
 unsafe impl Send for Gpu {}
 // SAFETY: as above.
 unsafe impl Sync for Gpu {}
@@ -121,7 +131,11 @@ impl Gpu {
             move |e| driver_error(op, e)
         };
         check_version().map_err(|message| Error::Driver { op: format!("open cuda:{ordinal}"), message })?;
-        result::init().map_err(at("initialise"))?;
+        let (sync, tf32) = (flag("NEVA_SYNC")?, flag("NEVA_TF32")?);
+        match result::init() {
+            Err(DriverError(sys::CUresult::CUDA_ERROR_NO_DEVICE)) => return Err(Error::NoDevice),
+            other => other.map_err(at("initialise"))?,
+        }
         let number = i32::try_from(ordinal).unwrap_or(i32::MAX);
         let device = result::device::get(number).map_err(at("find the device"))?;
         use sys::CUdevice_attribute::*;
@@ -136,18 +150,28 @@ impl Gpu {
         let context = unsafe { result::primary_ctx::retain(device) }.map_err(at("retain its context"))?;
         let mut gpu = Gpu {
             ordinal,
+            name: result::device::get_name(device).map_err(at("ask for its name"))?,
             capability: major * 10 + minor,
             multiprocessors,
-            sync: std::env::var_os("NEVA_SYNC").is_some_and(|v| v == "1"),
+            sync,
+            tf32,
             device,
             context,
             stream: std::ptr::null_mut(),
+            pool: std::ptr::null_mut(),
             programs: Mutex::default(),
+            staging: Mutex::default(),
+            blas: Mutex::default(),
         };
         gpu.bind("open")?;
         gpu.stream = result::stream::create(result::stream::StreamKind::NonBlocking).map_err(at("stream"))?;
-        keep_freed_memory(device).map_err(at("memory pool"))?;
+        gpu.pool = memory::pool(device).map_err(at("memory pool"))?;
         Ok(gpu)
+    }
+
+    /// The model of the device, such as `NVIDIA H100 80GB HBM3`.
+    pub fn name(&self) -> &str {
+        &self.name
     }
 
     /// How many blocks can run side by side is a multiple of this.
@@ -156,9 +180,8 @@ impl Gpu {
     }
 
     /// The name of the card and its compute capability.
-    pub(super) fn describe(&self) -> Result<String> {
-        let name = result::device::get_name(self.device).map_err(|e| driver_error("ask for the name", e))?;
-        Ok(format!("{name}, compute capability {}.{}", self.capability / 10, self.capability % 10))
+    pub(super) fn describe(&self) -> String {
+        format!("{}, compute capability {}.{}", self.name, self.capability / 10, self.capability % 10)
     }
 
     /// The compute capability times ten.
@@ -178,73 +201,16 @@ impl Gpu {
         unsafe { result::ctx::set_current(self.context) }.map_err(|e| driver_error(op, e))
     }
 
-    /// Device memory of `bytes` bytes with unspecified contents.
-    pub(super) fn alloc(self: &Arc<Self>, bytes: usize) -> Result<DeviceMemory> {
-        if bytes == 0 {
-            return Ok(DeviceMemory { gpu: self.clone(), ptr: 0 }); // the driver refuses to allocate nothing
-        }
-        self.bind("alloc")?;
-        // SAFETY: the stream is the context's; the memory is freed once, by `DeviceMemory`, on the same stream.
-        match unsafe { result::malloc_async(self.stream, bytes) } {
-            Ok(ptr) => Ok(DeviceMemory { gpu: self.clone(), ptr }),
-            Err(DriverError(sys::CUresult::CUDA_ERROR_OUT_OF_MEMORY)) => {
-                let (free, _) = result::mem_get_info().map_err(|e| driver_error("alloc", e))?;
-                Err(Error::OutOfMemory { device: self.to_string(), asked: bytes, free })
-            }
-            Err(e) => Err(driver_error("alloc", e)),
-        }
-    }
-
-    /// Sets `bytes` bytes from `ptr` on to `value`. The caller's buffer holds that range.
-    pub(super) fn fill(&self, ptr: u64, value: u8, bytes: usize) -> Result<()> {
-        if bytes == 0 {
-            return Ok(());
-        }
-        self.bind("fill")?;
-        // SAFETY: the range lies in one allocation of this device (the caller's buffer).
-        unsafe { result::memset_d8_async(ptr, value, bytes, self.stream) }
-            .map_err(|e| driver_error("fill", e))
-    }
-
-    /// Copies between two ranges of this device, each held by a buffer of the caller.
-    pub(super) fn copy(&self, from: u64, to: u64, bytes: usize) -> Result<()> {
-        if bytes == 0 {
-            return Ok(());
-        }
-        self.bind("copy")?;
-        // SAFETY: both ranges lie in allocations of this device, and they are different ones.
-        unsafe { result::memcpy_dtod_async(to, from, bytes, self.stream) }
-            .map_err(|e| driver_error("copy", e))
-    }
-
-    /// Copies to the device and waits: `from` may be reused at once.
-    pub(super) fn upload(&self, from: &[u8], to: u64) -> Result<()> {
-        if from.is_empty() {
-            return Ok(());
-        }
-        self.bind("upload")?;
-        // SAFETY: the caller's buffer holds `from.len()` bytes from `to` on; `from` outlives the wait below.
-        unsafe { result::memcpy_htod_async(to, from, self.stream) }.map_err(|e| driver_error("upload", e))?;
-        self.synchronize("upload")
-    }
-
-    /// Copies to the host and waits.
-    pub(super) fn download(&self, from: u64, to: &mut [u8]) -> Result<()> {
-        if to.is_empty() {
-            return Ok(());
-        }
-        self.bind("download")?;
-        // SAFETY: the caller's buffer holds `to.len()` bytes from `from` on; `to` outlives the wait below.
-        unsafe { result::memcpy_dtoh_async(to, from, self.stream) }
-            .map_err(|e| driver_error("download", e))?;
-        self.synchronize("download")
-    }
-
     /// Waits until everything asked for so far is done. An error may be that of any op since the last wait.
     pub fn synchronize(&self, op: &str) -> Result<()> {
         self.bind(op)?;
         // SAFETY: the stream lives until `Drop`.
         unsafe { result::stream::synchronize(self.stream) }.map_err(|e| driver_error(op, e))
+    }
+
+    /// After each piece of work: waits for it if `NEVA_SYNC=1`.
+    pub(super) fn launched(&self, op: &str) -> Result<()> {
+        if self.sync { self.synchronize(op) } else { Ok(()) }
     }
 
     /// Runs `entry` of `source` for the op `op`, compiling the source if this device has not used it yet.
@@ -292,7 +258,7 @@ impl Gpu {
             )
         }
         .map_err(|e| driver_error(format!("{op}: launch {entry}"), e))?;
-        if self.sync { self.synchronize(op) } else { Ok(()) }
+        self.launched(op)
     }
 }
 
@@ -305,7 +271,11 @@ impl fmt::Display for Gpu {
 impl Drop for Gpu {
     // After a fault every call here fails, and there is nobody to tell: the process has had the error before.
     fn drop(&mut self) {
-        let _ = self.bind("close");
+        let _ = self.synchronize("close");
+        *self.staging.get_mut().unwrap_or_else(|e| e.into_inner()) = Staging::default();
+        if let Some(blas) = self.blas.get_mut().unwrap_or_else(|e| e.into_inner()).take() {
+            blas.close(self);
+        }
         self.programs.get_mut().unwrap_or_else(|e| e.into_inner()).clear();
         if !self.stream.is_null() {
             // SAFETY: the stream is destroyed once; memory, which uses it, keeps the device alive.
@@ -316,26 +286,13 @@ impl Drop for Gpu {
     }
 }
 
-/// Bytes on a device, freed in stream order when dropped.
-pub(super) struct DeviceMemory {
-    gpu: Arc<Gpu>,
-    ptr: u64,
-}
-
-impl DeviceMemory {
-    /// The first byte; 0 if there is none.
-    pub(super) fn ptr(&self) -> u64 {
-        self.ptr
-    }
-}
-
-impl Drop for DeviceMemory {
-    fn drop(&mut self) {
-        if self.ptr != 0 && self.gpu.bind("free").is_ok() {
-            // SAFETY: allocated on this stream and freed once. An error is that of an earlier op; a later call
-            // reports it.
-            let _ = unsafe { result::free_async(self.ptr, self.gpu.stream) };
-        }
+/// A setting that is 0 or 1; 0 if it is not set.
+fn flag(name: &'static str) -> Result<bool> {
+    match std::env::var_os(name) {
+        None => Ok(false),
+        Some(value) if value == "0" => Ok(false),
+        Some(value) if value == "1" => Ok(true),
+        Some(value) => Err(Error::Setting { name, got: value.to_string_lossy().into_owned() }),
     }
 }
 
@@ -345,7 +302,32 @@ pub(super) fn driver_error(op: impl Into<String>, error: DriverError) -> Error {
         text.map_or("unknown error".into(), |t| t.to_string_lossy().into_owned())
     };
     let message = format!("{} ({})", words(error.error_string()), words(error.error_name()));
+    if ends_the_context(error.0) {
+        return Error::DeviceLost { op: op.into(), message };
+    }
     Error::Driver { op: op.into(), message }
+}
+
+/// Whether every call after this error fails too, as long as the process lives.
+fn ends_the_context(error: sys::CUresult) -> bool {
+    use sys::CUresult::*;
+    matches!(
+        error,
+        CUDA_ERROR_ILLEGAL_ADDRESS
+            | CUDA_ERROR_LAUNCH_FAILED
+            | CUDA_ERROR_LAUNCH_TIMEOUT
+            | CUDA_ERROR_ASSERT
+            | CUDA_ERROR_HARDWARE_STACK_ERROR
+            | CUDA_ERROR_ILLEGAL_INSTRUCTION
+            | CUDA_ERROR_MISALIGNED_ADDRESS
+            | CUDA_ERROR_INVALID_ADDRESS_SPACE
+            | CUDA_ERROR_INVALID_PC
+            | CUDA_ERROR_ECC_UNCORRECTABLE
+            | CUDA_ERROR_NVLINK_UNCORRECTABLE
+            | CUDA_ERROR_CONTEXT_IS_DESTROYED
+            | CUDA_ERROR_DEVICE_UNAVAILABLE
+            | CUDA_ERROR_EXTERNAL_DEVICE
+    )
 }
 
 /// Refuses drivers that lack calls we make.
@@ -362,19 +344,4 @@ fn check_version() -> std::result::Result<(), String> {
         return Ok(());
     }
     Err(format!("the driver supports CUDA {}.{}, NeVA needs {major}.{minor} or newer", found.0, found.1))
-}
-
-/// Without this the pool hands freed memory back to the system at every synchronisation.
-fn keep_freed_memory(device: sys::CUdevice) -> std::result::Result<(), DriverError> {
-    let mut threshold = u64::MAX;
-    // SAFETY: the pool is the device's own; this attribute is a 64-bit count of bytes.
-    unsafe {
-        let pool = result::device::get_default_mem_pool(device)?;
-        sys::cuMemPoolSetAttribute(
-            pool,
-            sys::CUmemPool_attribute::CU_MEMPOOL_ATTR_RELEASE_THRESHOLD,
-            std::ptr::from_mut(&mut threshold).cast(),
-        )
-        .result()
-    }
 }

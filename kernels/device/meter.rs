@@ -1,9 +1,11 @@
 //! What a device counts: bytes by role, and on request every op that ran.
 
-use super::Device;
+use super::event::Span;
+use super::{Device, Kind};
+use crate::Result;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 /// What a buffer is for.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
@@ -57,7 +59,7 @@ pub struct Event {
     pub scope: Arc<str>,
     /// Which run of it.
     pub pass: Pass,
-    /// How long it took on the host's clock.
+    /// How long it took: on the host's clock, on a GPU on the device's.
     pub time: Duration,
     /// Floating-point operations, by the op's own count.
     pub flops: u64,
@@ -65,10 +67,26 @@ pub struct Event {
     pub bytes: u64,
 }
 
+/// Takes the time of one run of an op.
+pub(crate) enum Clock {
+    Host(Instant),
+    Gpu(Span),
+}
+
+impl Clock {
+    pub(crate) fn start(device: &Device) -> Result<Self> {
+        Ok(match device.kind() {
+            Kind::Gpu(gpu) => Clock::Gpu(Span::start(gpu)?),
+            _ => Clock::Host(Instant::now()),
+        })
+    }
+}
+
 #[derive(Default)]
 pub(crate) struct Meter {
     bytes: Mutex<Bytes>,
-    trace: Mutex<Option<Vec<Event>>>,
+    /// Ops that ran, each with the work on a GPU that its time is to be read from.
+    trace: Mutex<Option<Vec<(Event, Option<Span>)>>>,
     scope: Mutex<Vec<Arc<str>>>,
     no_grad: AtomicUsize,
 }
@@ -120,18 +138,32 @@ impl Meter {
         *lock(&self.trace) = Some(vec![]);
     }
 
-    pub(crate) fn take_trace(&self) -> Vec<Event> {
-        lock(&self.trace).take().unwrap_or_default()
+    pub(crate) fn take_trace(&self) -> Result<Vec<Event>> {
+        let recorded = lock(&self.trace).take().unwrap_or_default();
+        let timed = |(event, span): (Event, Option<Span>)| match span {
+            Some(span) => Ok(Event { time: span.time()?, ..event }),
+            None => Ok(event),
+        };
+        recorded.into_iter().map(timed).collect()
     }
 
     pub(crate) fn tracing(&self) -> bool {
         lock(&self.trace).is_some()
     }
 
-    pub(crate) fn record(&self, event: Event) {
+    /// Records an op whose run ends here, with a time of 0 as yet.
+    pub(crate) fn record(&self, event: Event, clock: Clock) -> Result<()> {
+        let timed = match clock {
+            Clock::Host(start) => (Event { time: start.elapsed(), ..event }, None),
+            Clock::Gpu(span) => {
+                span.stop()?;
+                (event, Some(span))
+            }
+        };
         if let Some(trace) = lock(&self.trace).as_mut() {
-            trace.push(event);
+            trace.push(timed);
         }
+        Ok(())
     }
 
     pub(crate) fn enter(&self, device: Device, name: &str) -> Scope {

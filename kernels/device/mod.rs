@@ -3,18 +3,24 @@
 //! A [`Device`] is a handle: cloning it is cheap and nothing about it is global. It carries the memory counters and
 //! the trace, so two devices (two ranks in one process, say) never mix their numbers.
 
+pub mod blas;
 mod buffer;
+mod cache;
+mod event;
 pub mod gpu;
 pub(crate) mod host;
 pub(crate) mod launch;
 pub(crate) mod libraries;
 mod mapped;
+mod memory;
 mod meter;
 pub mod program;
+mod staging;
 pub mod tensor_map;
 
 pub use buffer::Buffer;
 pub use mapped::MappedFile;
+pub(crate) use meter::Clock;
 pub use meter::{Event, NoGrad, Pass, Role, Scope};
 
 use crate::{Error, Result, Spec};
@@ -107,7 +113,7 @@ impl Device {
     /// Errors: the driver does not tell.
     pub fn describe(&self) -> Result<String> {
         match self.kind() {
-            Kind::Gpu(gpu) => gpu.describe(),
+            Kind::Gpu(gpu) => Ok(gpu.describe()),
             Kind::Cpu(_) => Ok(format!(
                 "CPU, {} threads, {}",
                 rayon::current_num_threads(),
@@ -165,8 +171,10 @@ impl Device {
         self.meter().start_trace();
     }
 
-    /// Stops recording and returns what ran, in order.
-    pub fn take_trace(&self) -> Vec<Event> {
+    /// Stops recording and returns what ran, in order. On a GPU it waits until the last of it is done.
+    ///
+    /// Errors: that of an op since the last wait.
+    pub fn take_trace(&self) -> Result<Vec<Event>> {
         self.meter().take_trace()
     }
 

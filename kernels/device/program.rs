@@ -3,13 +3,12 @@
 //! With `NEVA_KERNEL_DIR=DIR` a source or header that lies in DIR as it does in this package (`DIR/rope/rope.cu`,
 //! `DIR/cuda/ptx.cuh`) takes the place of the embedded one: edit, run, without building anything.
 //!
-//! Compiling takes a fraction of a second per program and architecture, so the result is kept in a directory:
-//! `NEVA_CACHE_DIR`, else `$XDG_CACHE_HOME/neva`, else `~/.cache/neva`. A file's name holds a hash of everything
-//! that went into it (source, headers, options, compiler, architecture), so a stale one is never found. A cache
-//! that cannot be read or written costs time, nothing else.
+//! Compiling takes a fraction of a second per program and architecture, so the result is kept in the cache
+//! (`cache.rs`). A file's name holds a hash of everything that went into it (source, headers, options, compiler,
+//! architecture), so a stale one is never found.
 
 use super::gpu::driver_error;
-use super::libraries;
+use super::{cache, libraries};
 use crate::{Error, Result};
 use cudarc::driver::{result, sys};
 use cudarc::nvrtc::result as nvrtc;
@@ -19,7 +18,6 @@ use std::env;
 use std::ffi::{CString, c_char};
 use std::fs;
 use std::path::{Path, PathBuf};
-use std::process;
 
 /// The source of kernels that are compiled together.
 pub struct Source {
@@ -110,7 +108,8 @@ impl Program {
         options.extend(source.defines.iter().map(|(macro_name, value)| format!("-D{macro_name}={value}")));
         let texts = Texts::of(source)?;
         let key = key(&texts, &compiler, &options);
-        let path = cache_directory().map(|d| d.join(format!("{name}-{architecture}-{key:032x}.cubin")));
+        let path =
+            cache::folder("kernels").map(|d| d.join(format!("{name}-{architecture}-{key:032x}.cubin")));
         // A file that a crash cut short is refused by the driver, and made anew.
         let cached = path.as_ref().and_then(|p| fs::read(p).ok()).and_then(|c| load_module(&c).ok());
         let module = match cached {
@@ -118,7 +117,7 @@ impl Program {
             None => {
                 let cubin = compile(&name, &texts, &options)?;
                 if let Some(path) = &path {
-                    let _ = write_whole(path, &cubin); // see the module: not being able to cache is no error
+                    let _ = cache::write_whole(path, &cubin); // a cache that cannot be written is no error
                 }
                 load_module(&cubin).map_err(|e| driver_error(format!("load {name}"), e))?
             }
@@ -245,33 +244,11 @@ impl Drop for NvrtcProgram {
     }
 }
 
-/// A hash (FNV-1a, 128 bits) of all that a compiled program depends on. It guards against mistakes, not malice: who
-/// can write the cache can replace a file in it.
+/// A hash of all that a compiled program depends on.
 fn key(texts: &Texts, compiler: &str, options: &[String]) -> u128 {
-    let mut parts = vec![compiler, &texts.file, &texts.source];
-    parts.extend(options.iter().map(String::as_str));
-    parts.extend(texts.headers.iter().flat_map(|(name, text)| [*name, text.as_str()]));
-    let mut hash = 0x6c62_272e_07bb_0142_62b8_2175_6295_c58d_u128;
-    for byte in parts.iter().flat_map(|part| part.bytes().chain([0])) {
-        hash = (hash ^ u128::from(byte)).wrapping_mul(0x0000_0000_0100_0000_0000_0000_0000_013b);
-    }
-    hash
-}
-
-fn cache_directory() -> Option<PathBuf> {
-    let set = |name| env::var_os(name).filter(|v| !v.is_empty()).map(PathBuf::from);
-    set("NEVA_CACHE_DIR")
-        .or_else(|| set("XDG_CACHE_HOME").map(|d| d.join("neva")))
-        .or_else(|| set("HOME").map(|d| d.join(".cache/neva")))
-        .map(|d| d.join("kernels"))
-}
-
-/// Writes a file that other processes see whole or not at all.
-fn write_whole(path: &Path, bytes: &[u8]) -> std::io::Result<()> {
-    fs::create_dir_all(path.parent().unwrap_or(Path::new(".")))?;
-    let unfinished = path.with_extension(format!("{}.part", process::id()));
-    fs::write(&unfinished, bytes)?;
-    fs::rename(&unfinished, path)
+    let options = options.iter().map(String::as_str);
+    let headers = texts.headers.iter().flat_map(|(name, text)| [*name, text.as_str()]);
+    cache::hash([compiler, &texts.file, &texts.source].into_iter().chain(options).chain(headers))
 }
 
 #[cfg(test)]

@@ -27,10 +27,13 @@
 //! Numerics: products are summed in `T::Acc` in an order that depends on K alone, so a row of c has the same bits
 //! whether it is computed alone or in a batch. The old c, the products and the bias are added in that type and
 //! rounded once. Gradients are written or added directly in the type the engine wants.
+//! On a GPU the product is cuBLASLt's, in f32 or, for f32 with `NEVA_TF32=1`, with factors rounded to TF32; the order of
+//! its sums is chosen by shape (`device/blas.rs`), so there a row's bits may depend on how many rows there are.
 //! Cost: 2 M N K flops; each operand is read and the output written once. Errors: the shared dimensions differ, the
 //! bias is not as wide as c, ranks that are no product, types differ.
 
 mod cpu;
+mod gpu;
 #[cfg(target_arch = "x86_64")]
 mod micro_avx512;
 mod micro_portable;
@@ -42,6 +45,7 @@ pub use pack::Matrix;
 pub use tile::Accumulator;
 
 use crate::check::{Case, CaseKind, Entry, Input};
+use crate::device;
 use crate::dtype::{Element, Real};
 use crate::op::{Backward, Cost, Forward, Made, Needs, Op, Run, Shapes, Slot, check, float};
 use crate::{Buffer, Device, Error, Result, Spec, on_cpu};
@@ -230,6 +234,9 @@ fn product(
     c: &mut Buffer,
     accumulate: bool,
 ) -> Result<()> {
+    if let device::Kind::Gpu(gpu) = device.kind() {
+        return gpu::product((device, gpu), kind, sizes, [a, b], bias, c, accumulate);
+    }
     let Sizes { batch, m, n, k } = sizes;
     on_cpu!(device, "gemm", a.dtype(), T => {
         let a = match kind {

@@ -67,7 +67,8 @@ impl Checkpoint {
         self.tensors.stored_dtype()
     }
 
-    /// Our parameter `name` as `spec` says, put together from its parts and rounded once if the types differ.
+    /// Our parameter `name` as `spec` says, put together from its parts and rounded once if the types differ. The
+    /// mapped files are copied straight to the device.
     pub fn load(&self, device: &Device, name: &str, spec: Spec) -> Result<Buffer> {
         let parts = names::parts(&self.config, name, spec.dims());
         let mut bytes = vec![];
@@ -89,12 +90,15 @@ impl Checkpoint {
                     .tensors
                     .error(entry, format!("{}: stored in another type than its siblings", entry.name)));
             }
-            bytes.extend_from_slice(self.tensors.bytes(entry));
+            bytes.push(self.tensors.bytes(entry));
         }
         let stored = stored.expect("every parameter has a part");
-        let mut buffer = device.alloc(spec.with_dtype(stored), Role::Weight)?;
-        buffer.copy_from_host(&bytes)?;
-        Ok(if stored == spec.dtype { buffer } else { cast(&buffer, spec.dtype, Role::Weight)? })
+        // f16 is a stored type: only the CPU reads it.
+        let reader = if stored == DType::F16 { &Device::cpu() } else { device };
+        let mut buffer = reader.alloc(spec.with_dtype(stored), Role::Weight)?;
+        buffer.copy_from_parts(&bytes)?;
+        let buffer = if stored == spec.dtype { buffer } else { cast(&buffer, spec.dtype, Role::Weight)? };
+        Ok(buffer.to_device(device)?)
     }
 }
 
