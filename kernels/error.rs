@@ -110,10 +110,8 @@ pub enum Error {
         total: usize,
     },
     /// A kernel has to be compiled and there is no run-time compiler.
-    #[error("kernel {kernel}: no NVRTC to compile it with: searched {searched}")]
+    #[error("no NVRTC to compile kernels with: searched {searched}")]
     NoCompiler {
-        /// The program.
-        kernel: String,
         /// Where it was looked for.
         searched: String,
     },

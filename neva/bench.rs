@@ -9,6 +9,7 @@ use crate::model::{
 };
 use engine::{AdamW, AdamWConfig, DType, Device, Event, backward};
 use kernels::activation::Act;
+use kernels::device::Kind;
 use kernels::random::Random;
 use serde_json::{Value, json};
 use std::time::Instant;
@@ -55,6 +56,8 @@ pub struct StepBench {
 
 /// What it took.
 pub struct StepTimes {
+    /// On what: `cpu`, or the model of a GPU.
+    pub device: String,
     /// Milliseconds, sorted.
     pub ms: Vec<f64>,
     /// Rows of a step.
@@ -66,13 +69,12 @@ pub struct StepTimes {
 }
 
 impl StepBench {
-    /// Runs it on the current thread pool.
-    pub fn run(&self) -> Result<StepTimes> {
-        let device = Device::cpu();
+    /// Runs it on a device, the CPU with the current thread pool.
+    pub fn run(&self, device: &Device) -> Result<StepTimes> {
         let config = self.config();
         let init = LlmInit { std: 0.02, scaled: false };
         let model =
-            Model::new(&device, self.dtype, &config, self.train, Sources::all(Source::Fresh(0)), init)?;
+            Model::new(device, self.dtype, &config, self.train, Sources::all(Source::Fresh(0)), init)?;
         let optimizer =
             AdamWConfig { betas: [0.9, 0.95], eps: 1e-8, weight_decay: 0.01, decay_all: true, clip: 1.0 };
         let mut optimizer = AdamW::new(optimizer, model.params());
@@ -80,10 +82,11 @@ impl StepBench {
         let mut loss = 0.0;
         let mut step = || -> Result<f64> {
             let start = Instant::now();
-            let part = model.loss(&device, &batch, None)?;
-            loss = part.item()?;
+            let part = model.loss(device, &batch, None)?;
+            let value = part.detach();
             backward(part, 1.0, &mut |_| Ok(()))?;
             optimizer.step(1e-4)?;
+            loss = value.item()?;
             Ok(start.elapsed().as_secs_f64() * 1e3)
         };
         step()?;
@@ -92,7 +95,12 @@ impl StepBench {
         ms.sort_by(f64::total_cmp);
         device.start_trace();
         step()?;
-        Ok(StepTimes { ms, rows: batch.ids.len(), loss, trace: device.take_trace()? })
+        let trace = device.take_trace()?;
+        let device = match device.kind() {
+            Kind::Gpu(gpu) => gpu.name().to_string(),
+            _ => device.to_string(),
+        };
+        Ok(StepTimes { device, ms, rows: batch.ids.len(), loss, trace })
     }
 
     fn config(&self) -> ModelConfig {
@@ -171,6 +179,7 @@ impl StepBench {
         };
         json!({
             "peer": concat!("neva ", env!("CARGO_PKG_VERSION")),
+            "device": times.device,
             "dtype": self.dtype.to_string(),
             "threads": rayon::current_num_threads(),
             "train": train,

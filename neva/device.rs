@@ -5,22 +5,38 @@ use engine::Device;
 use kernels::Error as KernelError;
 
 /// Opens the device called `name`: `cpu`, `cuda`, `cuda:N`, or `auto`, which is `cuda` where there is a CUDA driver
-/// with a device and `cpu` elsewhere.
+/// with a device and all else that computing on it needs, and `cpu` elsewhere. If there is a device but something
+/// else is missing, a line on stderr says what.
 ///
 /// # Errors
 /// Another name; no driver (the places that were searched are listed); no such device.
 pub fn open(name: &str) -> Result<Device> {
     if name == "auto" {
-        return match Device::gpu(0) {
-            Ok(device) => Ok(device),
-            Err(KernelError::NoCuda { .. }) => Ok(Device::cpu()),
-            Err(e) => Err(e.into()),
+        let device = match Device::gpu(0) {
+            Ok(device) => device,
+            Err(KernelError::NoCuda { .. } | KernelError::NoDevice) => return Ok(Device::cpu()),
+            Err(e) => return Err(e.into()),
         };
+        return Ok(match device.ready() {
+            Ok(()) => device,
+            Err(e) => {
+                eprintln!("{device} is not used: {e}");
+                Device::cpu()
+            }
+        });
     }
     if name == "cpu" {
         return Ok(Device::cpu());
     }
     Ok(Device::gpu(ordinal(name)?)?)
+}
+
+/// Whether `name` is one that [`open`] takes.
+///
+/// # Errors
+/// Another name.
+pub fn check(name: &str) -> Result<()> {
+    if matches!(name, "auto" | "cpu") { Ok(()) } else { ordinal(name).map(|_| ()) }
 }
 
 /// The N of `cuda:N`, and 0 for `cuda`.

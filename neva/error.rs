@@ -88,6 +88,14 @@ pub enum Error {
 }
 
 impl Error {
+    /// Adds, where a device had no room, what would need less of it.
+    pub fn advise(self, advice: &str) -> Self {
+        match self {
+            Error::Engine(e @ engine::Error::OutOfMemory { .. }) => Error::Usage(format!("{e}; {advice}")),
+            other => other,
+        }
+    }
+
     /// An [`Error::Io`] about `path`, for `map_err`.
     pub fn io(path: impl Into<PathBuf>) -> impl FnOnce(std::io::Error) -> Self {
         let path = path.into();

@@ -12,9 +12,6 @@ use rayon::prelude::*;
 use serde_json::{Value, json};
 use std::path::PathBuf;
 
-/// Prompts that are answered together.
-const BATCH: usize = 128;
-
 /// What to ask.
 #[derive(Debug, Clone)]
 pub struct Options {
@@ -28,7 +25,12 @@ pub struct Options {
     pub blind: bool,
     /// The longest answer, in tokens.
     pub max_new_tokens: usize,
+    /// Questions answered together.
+    pub batch: usize,
 }
+
+/// As many questions are answered together unless one asks for another number.
+pub const BATCH: usize = 128;
 
 /// One question with the model's answer.
 #[derive(Debug, Clone)]
@@ -93,7 +95,7 @@ pub fn run(
         return Err(Error::Usage(format!("{}: there is no question to ask", options.data.display())));
     }
     let sampling = Sampling { max_new_tokens: options.max_new_tokens, ..answerer.greedy() };
-    for batch in questions.chunks(BATCH) {
+    for batch in questions.chunks(options.batch) {
         let prompts = batch
             .par_iter()
             .map(|q| {

@@ -62,15 +62,14 @@ impl Default for Sampling {
 }
 
 impl Answerer {
-    /// Loads a model directory; in the type it was stored in unless `dtype` says another.
-    pub fn load(dir: &Path, dtype: Option<DType>) -> Result<Self> {
-        let device = Device::cpu();
+    /// Loads a model directory onto a device; in the type it was stored in unless `dtype` says another.
+    pub fn load(device: &Device, dir: &Path, dtype: Option<DType>) -> Result<Self> {
         let checkpoint = Checkpoint::open(dir)?;
         let dtype = dtype.unwrap_or(checkpoint.stored_dtype());
         let config = checkpoint.config();
         let sources = Sources::all(Source::Checkpoint(&checkpoint));
         let init = LlmInit { std: 0.0, scaled: false }; // nothing is born here
-        let model = Model::new(&device, dtype, config, Trainable::NONE, sources, init)?;
+        let model = Model::new(device, dtype, config, Trainable::NONE, sources, init)?;
         let tokenizer = Tokenizer::load(dir)?;
         let (pieces, rows) = (tokenizer.vocab_size(), config.llm.vocab_size);
         if pieces > rows {
@@ -90,7 +89,7 @@ impl Answerer {
         let mode = Mode::from_name(&extras.image_aspect_ratio)
             .ok_or_else(|| bad("image_aspect_ratio", &extras.image_aspect_ratio))?;
         let preprocess = preprocess(dir, config.vision.image_size, mode)?;
-        Ok(Answerer { device, model, tokenizer, preprocess, template })
+        Ok(Answerer { device: device.clone(), model, tokenizer, preprocess, template })
     }
 
     /// Greedy decoding that stops where the template says.

@@ -10,6 +10,7 @@ use crate::scenes::{self, Scenes};
 use crate::tokenizer;
 use crate::train::{self, Summary};
 use crate::{Error, Result};
+use engine::Device;
 use serde_json::{Value, json};
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -50,8 +51,9 @@ impl Outcome {
     }
 }
 
-/// Runs it into the directory `out`, telling what it does through `say`.
+/// Runs it on a device into the directory `out`, telling what it does through `say`.
 pub fn run(
+    device: &Device,
     out: &Path,
     stop: &(dyn Fn(u64) -> bool + Sync),
     say: &mut dyn FnMut(&str) -> Result<()>,
@@ -73,12 +75,12 @@ pub fn run(
     say(
         "\nPhase 1, captions. In NeVA the projector alone learns here; nothing is pretrained, so all parts do:",
     )?;
-    let pretrained = phase(PRETRAIN, &pretrain_overrides(out, &scenes), stop, say)?;
+    let pretrained = phase(device, PRETRAIN, &pretrain_overrides(out, &scenes), stop, say)?;
     say("\nPhase 2, questions:")?;
     let model = pretrained.checkpoint.clone();
-    let finetuned = phase(FINETUNE, &finetune_overrides(out, &scenes, &model), stop, say)?;
+    let finetuned = phase(device, FINETUNE, &finetune_overrides(out, &scenes, &model), stop, say)?;
 
-    let answerer = Answerer::load(&finetuned.checkpoint, None)?;
+    let answerer = Answerer::load(device, &finetuned.checkpoint, None)?;
     let ask = |blind: bool| -> Result<Vec<Answered>> {
         let options = eval::Options {
             data: scenes.held_out.clone(),
@@ -86,6 +88,7 @@ pub fn run(
             limit: None,
             blind,
             max_new_tokens: 8,
+            batch: eval::BATCH,
         };
         let mut all = vec![];
         eval::run(&answerer, &options, &mut |answered| {
@@ -144,6 +147,7 @@ fn score(answered: &[Answered], of: impl Fn(&Answered) -> bool) -> Score {
 }
 
 fn phase(
+    device: &Device,
     (name, text): (&str, &str),
     overrides: &[String],
     stop: &(dyn Fn(u64) -> bool + Sync),
@@ -151,7 +155,7 @@ fn phase(
 ) -> Result<Summary> {
     say(&format!("neva train {name} {}", overrides.join(" ")))?;
     let config = Config::parse(name, text, overrides)?;
-    let summary = train::run(&config, stop)?;
+    let summary = train::run_on(device, &config, stop)?;
     if summary.steps < config.trainer.max_steps {
         return Err(Error::Usage(format!(
             "stopped after {} of {} steps",

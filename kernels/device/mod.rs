@@ -83,6 +83,19 @@ impl Device {
         Ok(Self::new(Kind::Gpu(Arc::new(Gpu::open(ordinal)?)), true))
     }
 
+    /// Whether every library that ops will need can be opened; they are not opened before.
+    ///
+    /// Errors: on a GPU, no run-time compiler or no cuBLASLt.
+    pub fn ready(&self) -> Result<()> {
+        match self.kind() {
+            Kind::Gpu(_) => {
+                libraries::compiler().map_err(|searched| Error::NoCompiler { searched })?;
+                libraries::blas().map_err(|searched| Error::NoBlas { searched })
+            }
+            _ => Ok(()),
+        }
+    }
+
     /// A device that counts memory and computes nothing.
     pub fn plan() -> Self {
         Self::new(Kind::Plan, false)

@@ -170,7 +170,7 @@ fn is_whole_elf(bytes: &[u8]) -> bool {
 }
 
 fn compiler_version(kernel: &str) -> Result<String> {
-    libraries::compiler().map_err(|searched| Error::NoCompiler { kernel: kernel.to_string(), searched })?;
+    libraries::compiler().map_err(|searched| Error::NoCompiler { searched })?;
     let (mut major, mut minor) = (0, 0);
     // SAFETY: the library is loaded; both are written.
     unsafe { nvrtc_sys::nvrtcVersion(&mut major, &mut minor) }

@@ -12,7 +12,7 @@ mod names;
 mod save;
 
 pub use arch::Extras;
-pub use save::{HostTensor, ModelFiles, save, write_json, write_tensors};
+pub use save::{ModelFiles, Outgoing, save, write_json, write_tensors};
 
 use crate::model::ModelConfig;
 use crate::{Error, Result};

@@ -11,6 +11,7 @@ use engine::{Buffer, DType, Param};
 use safetensors::{Dtype, View};
 use serde_json::{Value, json};
 use std::borrow::Cow;
+use std::cell::RefCell;
 use std::collections::{BTreeMap, HashMap};
 use std::fs::{self, File};
 use std::io::Write;
@@ -74,18 +75,18 @@ fn write_all(dir: &Path, model: &Model, files: &ModelFiles) -> Result<()> {
     let config = model.config();
     if frozen.is_empty() || trained.is_empty() {
         let all = if frozen.is_empty() { trained } else { frozen };
-        return write_tensors(&dir.join(SINGLE), &tensors(config, &all, true)?).map(|_| ());
+        return write_tensors(&dir.join(SINGLE), &tensors(config, &all, true));
     }
     // The identity that stands in for a missing second projector layer follows the projector's shard.
     let projector_learns = trained.iter().any(|p| p.name().starts_with("projector."));
-    let frozen_tensors = tensors(config, &frozen, !projector_learns)?;
-    let trained_tensors = tensors(config, &trained, projector_learns)?;
+    let frozen_tensors = tensors(config, &frozen, !projector_learns);
+    let trained_tensors = tensors(config, &trained, projector_learns);
     let mut map = BTreeMap::new();
     let mut total = 0;
     for (file, tensors) in [(FROZEN, &frozen_tensors), (TRAINED, &trained_tensors)] {
         for (name, tensor) in tensors {
             map.insert(name.clone(), json!(file));
-            total += tensor.bytes.len();
+            total += tensor.data_len();
         }
     }
     let linked =
@@ -98,22 +99,39 @@ fn write_all(dir: &Path, model: &Model, files: &ModelFiles) -> Result<()> {
     write_json(&dir.join("model.safetensors.index.json"), &index)
 }
 
-/// A tensor on the host, ready to be written.
-pub struct HostTensor {
+/// A tensor to be written. A buffer is read when its turn comes, so that no more than one lies on the host beside the
+/// device that holds it.
+pub struct Outgoing {
     dtype: Dtype,
     dims: Vec<usize>,
-    bytes: Vec<u8>,
+    contents: Contents,
+    /// What kept a buffer from being read: [`View`] cannot say so.
+    failed: RefCell<Option<engine::Error>>,
 }
 
-impl HostTensor {
+enum Contents {
+    Bytes(Vec<u8>),
+    Buffer(Buffer),
+}
+
+impl Outgoing {
     /// The contents of a buffer.
-    pub fn from_buffer(buffer: &Buffer) -> Result<Self> {
-        let bytes = buffer.to_host()?;
-        Ok(HostTensor { dtype: dtype_of(buffer.dtype()), dims: buffer.dims().to_vec(), bytes })
+    pub fn buffer(buffer: Buffer) -> Self {
+        Self::part(buffer.clone(), buffer.dims().to_vec())
+    }
+
+    /// The contents of a buffer under other dimensions.
+    fn part(buffer: Buffer, dims: Vec<usize>) -> Self {
+        let dtype = dtype_of(buffer.dtype());
+        Outgoing { dtype, dims, contents: Contents::Buffer(buffer), failed: RefCell::default() }
+    }
+
+    fn bytes(dtype: Dtype, dims: Vec<usize>, bytes: Vec<u8>) -> Self {
+        Outgoing { dtype, dims, contents: Contents::Bytes(bytes), failed: RefCell::default() }
     }
 }
 
-impl View for &HostTensor {
+impl View for &Outgoing {
     fn dtype(&self) -> Dtype {
         self.dtype
     }
@@ -121,10 +139,23 @@ impl View for &HostTensor {
         &self.dims
     }
     fn data(&self) -> Cow<'_, [u8]> {
-        Cow::Borrowed(&self.bytes)
+        let buffer = match &self.contents {
+            Contents::Bytes(bytes) => return Cow::Borrowed(bytes),
+            Contents::Buffer(buffer) => buffer,
+        };
+        match buffer.as_host() {
+            Some(bytes) => Cow::Borrowed(bytes),
+            None => Cow::Owned(buffer.to_host().unwrap_or_else(|error| {
+                *self.failed.borrow_mut() = Some(error);
+                vec![0; buffer.spec().bytes()]
+            })),
+        }
     }
     fn data_len(&self) -> usize {
-        self.bytes.len()
+        match &self.contents {
+            Contents::Bytes(bytes) => bytes.len(),
+            Contents::Buffer(buffer) => buffer.spec().bytes(),
+        }
     }
 }
 
@@ -139,17 +170,16 @@ fn dtype_of(dtype: DType) -> Dtype {
 }
 
 /// Parameters as the tensors of a Hugging Face checkpoint.
-fn tensors(config: &ModelConfig, params: &[&Param], identity: bool) -> Result<BTreeMap<String, HostTensor>> {
+fn tensors(config: &ModelConfig, params: &[&Param], identity: bool) -> BTreeMap<String, Outgoing> {
     let mut all = BTreeMap::new();
     for param in params {
         let value = param.value();
-        let bytes = value.to_host()?;
-        let mut rest = &bytes[..];
+        let elements = value.clone().reshaped([value.spec().elements()]);
+        let mut first = 0;
         for part in names::parts(config, param.name(), value.dims()) {
-            let n = part.dims.iter().product::<usize>() * value.dtype().size();
-            let (head, tail) = rest.split_at(n);
-            rest = tail;
-            let tensor = HostTensor { dtype: dtype_of(value.dtype()), dims: part.dims, bytes: head.to_vec() };
+            let end = first + part.dims.iter().product::<usize>();
+            let tensor = Outgoing::part(elements.rows(first..end), part.dims);
+            first = end;
             all.insert(part.names.into_iter().next().expect("a part has a name"), tensor);
         }
     }
@@ -163,19 +193,22 @@ fn tensors(config: &ModelConfig, params: &[&Param], identity: bool) -> Result<BT
         }
         let dtype = dtype_of(dtype);
         let name = |kind| format!("multi_modal_projector.linear_2.{kind}");
-        all.insert(name("weight"), HostTensor { dtype, dims: vec![d, d], bytes: eye });
-        all.insert(name("bias"), HostTensor { dtype, dims: vec![d], bytes: vec![0; d * one.len()] });
+        all.insert(name("weight"), Outgoing::bytes(dtype, vec![d, d], eye));
+        all.insert(name("bias"), Outgoing::bytes(dtype, vec![d], vec![0; d * one.len()]));
     }
-    Ok(all)
+    all
 }
 
 /// Writes a safetensors file and fsyncs it.
-pub fn write_tensors(path: &Path, tensors: &BTreeMap<String, HostTensor>) -> Result<()> {
+pub fn write_tensors(path: &Path, tensors: &BTreeMap<String, Outgoing>) -> Result<()> {
     let metadata = HashMap::from([("format".to_string(), "pt".to_string())]);
     safetensors::serialize_to_file(tensors.iter(), Some(metadata), path).map_err(|e| match e {
         safetensors::SafeTensorError::IoError(source) => Error::Io { path: path.into(), source },
         other => Error::Checkpoint { path: path.into(), message: other.to_string() },
     })?;
+    if let Some(error) = tensors.values().find_map(|tensor| tensor.failed.take()) {
+        return Err(error.into());
+    }
     sync(path)
 }
 

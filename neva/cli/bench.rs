@@ -4,7 +4,7 @@ use clap::{Args, Subcommand, ValueEnum};
 use engine::{DType, Pass, summarize};
 use neva::bench::{Sizes, StepBench};
 use neva::model::Trainable;
-use neva::{Error, Result, train};
+use neva::{Error, Result, device, train};
 
 /// Time parts of the work
 #[derive(Subcommand)]
@@ -54,6 +54,9 @@ pub struct Step {
     /// Print the ops of one step first, the longest first
     #[arg(long)]
     trace: bool,
+    /// cpu, cuda, cuda:N or auto
+    #[arg(long, default_value = "cpu")]
+    device: String,
 }
 
 /// The arithmetic of a model.
@@ -122,8 +125,9 @@ pub fn run(command: &Command) -> Result<()> {
         vocab: step.vocab,
         train,
     };
+    let device = device::open(&step.device)?;
     train::in_pool(Some(step.threads), || {
-        let times = bench.run()?;
+        let times = bench.run(&device).map_err(|e| e.advise("a smaller --batch or --text needs less"))?;
         if step.trace {
             let rows = summarize(&times.trace, |e| {
                 let pass = match e.pass {

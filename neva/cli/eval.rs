@@ -7,7 +7,7 @@ use std::path::PathBuf;
 use super::bench::Dtype;
 use neva::eval::{self, Options, Score};
 use neva::generate::Answerer;
-use neva::{Error, Result, train};
+use neva::{Error, Result, device, train};
 
 /// Count the questions of a data set that a model answers right
 #[derive(clap::Args)]
@@ -36,20 +36,28 @@ pub struct Arguments {
     /// The longest answer, in tokens
     #[arg(long, default_value_t = 64, value_parser = super::positive)]
     max_new_tokens: usize,
+    /// Questions answered together
+    #[arg(long, default_value_t = eval::BATCH, value_parser = super::positive)]
+    batch: usize,
     /// CPU threads; all cores if not given
     #[arg(long)]
     threads: Option<usize>,
+    /// cpu, cuda, cuda:N or auto
+    #[arg(long, default_value = "auto")]
+    device: String,
 }
 
 pub fn run(a: &Arguments) -> Result<()> {
+    let device = device::open(&a.device)?;
     train::in_pool(a.threads, || {
-        let answerer = Answerer::load(&a.model, a.dtype.map(Into::into))?;
+        let answerer = Answerer::load(&device, &a.model, a.dtype.map(Into::into))?;
         let options = Options {
             data: a.data.clone(),
             image_folder: a.image_folder.clone(),
             limit: a.limit,
             blind: a.blind,
             max_new_tokens: a.max_new_tokens,
+            batch: a.batch,
         };
         let mut out = match &a.out {
             Some(path) => Some(BufWriter::new(File::create(path).map_err(Error::io(path))?)),
@@ -69,4 +77,5 @@ pub fn run(a: &Arguments) -> Result<()> {
         }
         super::print(&format!("{}\n", score.to_json()))
     })
+    .map_err(|e| e.advise("a smaller --batch needs less"))
 }

@@ -5,7 +5,7 @@ use std::path::PathBuf;
 use super::bench::Dtype;
 use neva::generate::{Answerer, Sampling};
 use neva::image::Image;
-use neva::{Result, train};
+use neva::{Result, device, train};
 
 /// Answer one prompt, about images if there are any
 #[derive(clap::Args)]
@@ -49,6 +49,9 @@ pub struct Arguments {
     /// CPU threads; all cores if not given
     #[arg(long)]
     threads: Option<usize>,
+    /// cpu, cuda, cuda:N or auto
+    #[arg(long, default_value = "auto")]
+    device: String,
 }
 
 pub fn run(a: &Arguments) -> Result<()> {
@@ -69,8 +72,9 @@ pub fn run(a: &Arguments) -> Result<()> {
     for path in &a.image {
         Image::open(path)?;
     }
+    let device = device::open(&a.device)?;
     train::in_pool(a.threads, || {
-        let answerer = Answerer::load(&a.model, a.dtype.map(Into::into))?;
+        let answerer = Answerer::load(&device, &a.model, a.dtype.map(Into::into))?;
         let prompt = if a.raw {
             answerer.raw_prompt(&a.prompt, &a.image)?
         } else {
@@ -92,4 +96,5 @@ pub fn run(a: &Arguments) -> Result<()> {
         answerer.answer(&[prompt], &sampling, &mut |_, text| super::print(text))?;
         super::print("\n")
     })
+    .map_err(|e| e.advise("--dtype bf16 or a smaller --max-new-tokens needs less"))
 }

@@ -2,7 +2,7 @@
 
 use std::path::PathBuf;
 
-use neva::{Result, quickstart, train};
+use neva::{Result, device, quickstart, train};
 
 /// From nothing to answers about pictures, in under three minutes and without a network
 #[derive(clap::Args)]
@@ -10,12 +10,16 @@ pub struct Arguments {
     /// A new or empty directory for all it makes
     #[arg(long, default_value = "runs/quickstart")]
     out: PathBuf,
+    /// cpu, cuda, cuda:N or auto
+    #[arg(long, default_value = "auto")]
+    device: String,
 }
 
 pub fn run(a: &Arguments) -> Result<()> {
     let stop = train::stop_on_signals()?;
+    let device = device::open(&a.device)?;
     let outcome = train::in_pool(None, || {
-        quickstart::run(&a.out, &stop, &mut |text| super::print(&format!("{text}\n")))
+        quickstart::run(&device, &a.out, &stop, &mut |text| super::print(&format!("{text}\n")))
     })?;
     super::print(&format!("{}\n", outcome.to_json()))
 }

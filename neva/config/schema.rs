@@ -25,11 +25,33 @@ choices! {
 choices! {
     /// Where to compute.
     Accelerator {
-        /// The best device that can train: in this version the CPU.
+        /// A GPU where there is one with CUDA, else the CPU.
         Auto = "auto",
         /// The CPU.
         Cpu = "cpu",
-    } refused "gpu" | "cuda": "training runs on the CPU in this version"
+        /// The first GPU; `--device cuda:N` is another.
+        Gpu = "gpu" | "cuda",
+    }
+}
+
+impl Accelerator {
+    /// What the command line calls it.
+    pub fn device(self) -> &'static str {
+        match self {
+            Accelerator::Auto => "auto",
+            Accelerator::Cpu => "cpu",
+            Accelerator::Gpu => "cuda",
+        }
+    }
+
+    /// What a device of the command line is called here: `--device` has the last word.
+    pub fn of_device(name: &str) -> Self {
+        match name {
+            "auto" => Accelerator::Auto,
+            "cpu" => Accelerator::Cpu,
+            _ => Accelerator::Gpu,
+        }
+    }
 }
 
 choices! {
@@ -169,7 +191,7 @@ section! {
     Trainer {
         /// 32 or bf16.
         precision: Precision = Precision::Bf16,
-        /// auto or cpu.
+        /// auto, cpu or gpu; `--device` has the last word.
         accelerator: Accelerator = Accelerator::Auto,
         /// Devices: 1.
         devices: usize [1..] = 1,

@@ -26,8 +26,9 @@ use crate::config::schema::{Dataloader, Precision};
 use crate::data::{DataOptions, Dataset};
 use crate::image::{Mode, Preprocess, Processor};
 use crate::model::{IGNORE, Model};
-use crate::{Error, Result};
-use engine::{AdamW, AdamWConfig, DType, Device, Schedule, backward};
+use crate::{Error, Result, device};
+use engine::{AdamW, AdamWConfig, DType, Device, Schedule, Tensor, backward};
+use kernels::device::Kind;
 use kernels::random::derive;
 use progress::{Progress, StepReport};
 use run_dir::RunDir;
@@ -79,7 +80,23 @@ pub fn stop_on_signals() -> Result<impl Fn(u64) -> bool + Sync> {
 /// Trains as `config` says until its last step, or until `stop`, asked after each step with the number of steps
 /// taken, says so: then the run is saved and ends well.
 pub fn run(config: &Config, stop: &(dyn Fn(u64) -> bool + Sync)) -> Result<Summary> {
-    in_pool(config.trainer.threads, || Trainer::new(config)?.run(stop))
+    run_on(&device::open(config.trainer.accelerator.device())?, config, stop)
+}
+
+/// As [`run`], on a device of choice.
+pub fn run_on(device: &Device, config: &Config, stop: &(dyn Fn(u64) -> bool + Sync)) -> Result<Summary> {
+    device.reset_peak();
+    in_pool(config.trainer.threads, || {
+        let mut trainer = Trainer::new(device, config)?;
+        trainer.run(stop).map_err(|error| match (error, &trainer.last) {
+            (Error::Engine(e @ engine::Error::DeviceLost { .. }), Some(last)) => Error::Usage(format!(
+                "{e}; the last checkpoint stands ({}): run the same command to go on from it",
+                last.display()
+            )),
+            (error, _) => error,
+        })
+    })
+    .map_err(|e| e.advise("a smaller model.micro_batch_size or model.encoder_seq_length needs less"))
 }
 
 /// Runs `f` on a thread pool of this many threads (all cores if None).
@@ -120,14 +137,13 @@ struct Trainer<'a> {
 }
 
 impl<'a> Trainer<'a> {
-    fn new(config: &'a Config) -> Result<Self> {
+    fn new(device: &Device, config: &'a Config) -> Result<Self> {
         let m = &config.model;
         let run_path = config.run_directory();
         let dir = RunDir::open(&run_path)?;
         let last = resume_point(config, &run_path, &dir)?;
-        let device = Device::cpu();
         let dtype = dtype_of(config.trainer.precision);
-        let setup = setup::build(config, &device, dtype, last.as_deref())?;
+        let setup = setup::build(config, device, dtype, last.as_deref())?;
         let mode = Mode::from_name(m.data.image_aspect_ratio.word()).expect("both list the same modes");
         let preprocess = Preprocess::clip(setup.model.config().vision.image_size, mode);
         let data = open_data(config, &setup, &preprocess, &m.data.data_path, false)?;
@@ -145,7 +161,7 @@ impl<'a> Trainer<'a> {
         };
         let mut optimizer = AdamW::new(optimizer, setup.model.params());
         let position = match &last {
-            Some(checkpoint) => state::restore(checkpoint, &device, &mut optimizer)?,
+            Some(checkpoint) => state::restore(checkpoint, device, &mut optimizer)?,
             None => Position { step: 0, val_loss: None, loss: f64::NAN },
         };
         let schedule = Schedule {
@@ -157,7 +173,7 @@ impl<'a> Trainer<'a> {
         };
         let mut trainer = Trainer {
             config,
-            device,
+            device: device.clone(),
             setup,
             preprocess,
             data,
@@ -173,7 +189,7 @@ impl<'a> Trainer<'a> {
         Ok(trainer)
     }
 
-    fn run(mut self, stop: &dyn Fn(u64) -> bool) -> Result<Summary> {
+    fn run(&mut self, stop: &dyn Fn(u64) -> bool) -> Result<Summary> {
         let t = &self.config.trainer;
         let first = self.position.step;
         let progress = Progress::new(first, t.max_steps, t.log_every_n_steps);
@@ -230,15 +246,16 @@ impl<'a> Trainer<'a> {
         let lr = self.schedule.at(step);
         let m = &self.config.model;
         let dropout = (m.hidden_dropout > 0.0 || m.ffn_dropout > 0.0).then(|| derive(m.seed, &[1, step]));
-        let (mut loss, mut rows) = (0.0, 0);
+        let (mut losses, mut rows) = (vec![], 0);
         for micro in 0..self.data.micro_batches() {
             let batch = self.data.batch(step, micro)?;
             rows += batch.ids.len();
             let part = self.setup.model.loss(&self.device, &batch, dropout)?;
-            loss += part.item()?;
+            losses.push(part.detach());
             backward(part, 1.0, &mut |_| Ok(()))?;
         }
         let norm = self.optimizer.step(lr)?;
+        let loss = sum(&losses)?;
         if !loss.is_finite() || !norm.is_finite() {
             return Err(diverged(step + 1, &format!("the loss is {loss} and the gradient norm {norm}")));
         }
@@ -314,6 +331,9 @@ impl<'a> Trainer<'a> {
             self.data.samples(),
             rayon::current_num_threads(),
         );
+        if let Kind::Gpu(gpu) = self.device.kind() {
+            text += &format!("; {gpu} ({})", gpu.name());
+        }
         if self.data.truncated() > 0 {
             let n = self.data.truncated();
             text += &format!("; {n} samples cut to {} rows", self.config.model.encoder_seq_length);
@@ -341,13 +361,18 @@ pub fn mean_loss(
     batch_size: usize,
 ) -> Result<f64> {
     let _no_grad = device.no_grad();
-    let (mut loss, mut tokens) = (0.0, 0);
+    let (mut losses, mut tokens) = (vec![], 0);
     for first in (0..limit).step_by(batch_size) {
         let batch = data.in_order(first, batch_size.min(limit - first))?;
         tokens += batch.labels.iter().filter(|l| **l != IGNORE).count();
-        loss += model.loss(device, &batch, None)?.item()?;
+        losses.push(model.loss(device, &batch, None)?);
     }
-    Ok(loss / tokens as f64)
+    Ok(sum(&losses)? / tokens as f64)
+}
+
+/// The sum of scalars, read all at once: reading one waits for the device, which has more to do by then.
+fn sum(losses: &[Tensor]) -> Result<f64> {
+    losses.iter().try_fold(0.0, |sum, loss| Ok(sum + loss.item()?))
 }
 
 /// The checkpoint to go on from, if there is one and the configuration wants that.

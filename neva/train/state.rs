@@ -3,7 +3,7 @@
 //! Nothing else is needed for an exact resume: the order of the data, dropout and the learning rate are functions
 //! of the seed and the step.
 
-use crate::checkpoint::{HostTensor, Tensors, write_json, write_tensors};
+use crate::checkpoint::{Outgoing, Tensors, write_json, write_tensors};
 use crate::{Error, Result};
 use engine::{AdamW, Buffer, Device, Param, Role, Spec, State};
 use serde_json::{Value, json};
@@ -31,14 +31,13 @@ pub fn write(dir: &Path, position: Position, optimizer: &AdamW) -> Result<()> {
     let mut tensors = BTreeMap::new();
     for (param, state) in optimizer.states() {
         let Some(State { master, m, v }) = state else { continue };
-        let mut put = |kind: &str, buffer: &Buffer| -> Result<()> {
-            tensors.insert(format!("{}.{kind}", param.name()), HostTensor::from_buffer(buffer)?);
-            Ok(())
+        let mut put = |kind: &str, buffer: &Buffer| {
+            tensors.insert(format!("{}.{kind}", param.name()), Outgoing::buffer(buffer.clone()));
         };
-        put("m", m)?;
-        put("v", v)?;
+        put("m", m);
+        put("v", v);
         if let Some(master) = master {
-            put("master", master)?;
+            put("master", master);
         }
     }
     write_tensors(&dir.join(OPTIMIZER), &tensors)?;
