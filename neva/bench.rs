@@ -9,7 +9,6 @@ use crate::model::{
 };
 use engine::{AdamW, AdamWConfig, DType, Device, Event, backward};
 use kernels::activation::Act;
-use kernels::device::Kind;
 use kernels::random::Random;
 use serde_json::{Value, json};
 use std::time::Instant;
@@ -56,7 +55,7 @@ pub struct StepBench {
 
 /// What it took.
 pub struct StepTimes {
-    /// On what: `cpu`, or the model of a GPU.
+    /// On what, in words.
     pub device: String,
     /// Milliseconds, sorted.
     pub ms: Vec<f64>,
@@ -96,10 +95,7 @@ impl StepBench {
         device.start_trace();
         step()?;
         let trace = device.take_trace()?;
-        let device = match device.kind() {
-            Kind::Gpu(gpu) => gpu.name().to_string(),
-            _ => device.to_string(),
-        };
+        let device = device.describe();
         Ok(StepTimes { device, ms, rows: batch.ids.len(), loss, trace })
     }
 

@@ -73,7 +73,7 @@ fn memory_that_runs_out_says_how_much_was_free() {
         let gpu = Device::gpu(0).unwrap();
         let held = gpu.alloc(Spec::new(DType::F32, [100]), Role::Weight).unwrap();
         let error = gpu.alloc(Spec::new(DType::F32, [200]), Role::Weight).unwrap_err();
-        assert_eq!(error.to_string(), "out of memory on cuda:0: asked for 800 bytes, 600 are free");
+        assert_eq!(error.to_string(), "out of memory on cuda:0: asked for 800 bytes, 600 of 1000 are free");
         drop(held);
         gpu.alloc(Spec::new(DType::F32, [200]), Role::Weight).unwrap();
     });

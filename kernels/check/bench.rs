@@ -159,7 +159,7 @@ fn forward(
         flush.run()?;
         device.start_trace();
         run::forward(&*case.op, ins, bench.needs)?;
-        times.extend(own_time(device, case).filter(|_| i >= 2));
+        times.extend(own_time(device, case)?.filter(|_| i >= 2));
     }
     times.sort();
     Ok(Timing { pass: "forward", cost: case.op.cost(&bench.specs, Run::Forward), times })
@@ -180,16 +180,15 @@ fn backward(
         flush.run()?;
         device.start_trace();
         bench.backward(ready)?;
-        times.extend(own_time(device, case).filter(|_| i >= 2));
+        times.extend(own_time(device, case)?.filter(|_| i >= 2));
     }
     times.sort();
     Ok(Timing { pass: "backward", cost: case.op.cost(&bench.specs, Run::Backward(bench.needs)), times })
 }
 
 /// The time of the case's op in the trace that ends here.
-fn own_time(device: &Device, case: &Case) -> impl Iterator<Item = Duration> {
-    let name = case.op.name();
-    device.take_trace().into_iter().filter(move |event| event.op == name).map(|event| event.time).take(1)
+fn own_time(device: &Device, case: &Case) -> Result<Option<Duration>> {
+    Ok(device.take_trace()?.iter().find(|event| event.op == case.op.name()).map(|event| event.time))
 }
 
 /// A case with its buffers.

@@ -131,7 +131,7 @@ impl Blas {
         let arithmetic = if gpu.tf32 { "TF32" } else { "f32" };
         let setting = format!(
             "{}, {} multiprocessors, cuBLASLt {version}, {arithmetic}, workspace {WORKSPACE_BYTES}",
-            gpu.name(),
+            gpu.name,
             gpu.multiprocessors()
         );
         Ok(Blas { handle, workspace, setting, folder: cache::folder("blas"), kept: HashMap::new() })

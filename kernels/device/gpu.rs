@@ -31,7 +31,7 @@ const MAX_ARGS: usize = 24;
 /// One CUDA device.
 pub struct Gpu {
     ordinal: usize,
-    name: String,
+    pub(super) name: String,
     /// Compute capability times ten.
     capability: u32,
     multiprocessors: u32,
@@ -167,11 +167,6 @@ impl Gpu {
         gpu.stream = result::stream::create(result::stream::StreamKind::NonBlocking).map_err(at("stream"))?;
         gpu.pool = memory::pool(device).map_err(at("memory pool"))?;
         Ok(gpu)
-    }
-
-    /// The model of the device, such as `NVIDIA H100 80GB HBM3`.
-    pub fn name(&self) -> &str {
-        &self.name
     }
 
     /// How many blocks can run side by side is a multiple of this.

@@ -122,17 +122,14 @@ impl Device {
     }
 
     /// What it is, for a report: the name of the card, or the instructions used on the CPU.
-    ///
-    /// Errors: the driver does not tell.
-    pub fn describe(&self) -> Result<String> {
+    pub fn describe(&self) -> String {
         match self.kind() {
-            Kind::Gpu(gpu) => Ok(gpu.describe()),
-            Kind::Cpu(_) => Ok(format!(
-                "CPU, {} threads, {}",
-                rayon::current_num_threads(),
-                crate::simd::Path::current().name()
-            )),
-            Kind::Plan => Ok("plan".into()),
+            Kind::Gpu(gpu) => gpu.describe(),
+            Kind::Cpu(_) => {
+                let (threads, path) = (rayon::current_num_threads(), crate::simd::Path::current().name());
+                format!("CPU, {threads} threads, {path}")
+            }
+            Kind::Plan => "plan".into(),
         }
     }
 

@@ -100,7 +100,7 @@ pub fn bench(arguments: &BenchArguments) -> Result<()> {
     }
     let Some(file) = &arguments.json else { return Ok(()) };
     let whole = json!({
-        "device": device.describe()?,
+        "device": device.describe(),
         "copy_bytes_per_s": ceilings.bytes,
         "f32_flops_per_s": ceilings.f32_flops,
         "bf16_flops_per_s": ceilings.bf16_flops,

@@ -28,7 +28,6 @@ use crate::image::{Mode, Preprocess, Processor};
 use crate::model::{IGNORE, Model};
 use crate::{Error, Result, device};
 use engine::{AdamW, AdamWConfig, DType, Device, Schedule, Tensor, backward};
-use kernels::device::Kind;
 use kernels::random::derive;
 use progress::{Progress, StepReport};
 use run_dir::RunDir;
@@ -325,15 +324,12 @@ impl<'a> Trainer<'a> {
             params.iter().filter(|p| p.trainable() == trainable).map(|p| p.spec().elements()).sum()
         };
         let mut text = format!(
-            "{} parameters learn, {} are frozen; {} samples; {} threads",
+            "{} parameters learn, {} are frozen; {} samples; {}",
             count(true),
             count(false),
             self.data.samples(),
-            rayon::current_num_threads(),
+            self.device.describe(),
         );
-        if let Kind::Gpu(gpu) = self.device.kind() {
-            text += &format!("; {gpu} ({})", gpu.name());
-        }
         if self.data.truncated() > 0 {
             let n = self.data.truncated();
             text += &format!("; {n} samples cut to {} rows", self.config.model.encoder_seq_length);

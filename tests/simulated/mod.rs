@@ -32,7 +32,7 @@ pub fn child(environment: &[(&str, &str)], simulator: Option<&Simulator>) -> Out
     let test = thread::current().name().unwrap().to_string();
     let mut command = Command::new(env::current_exe().unwrap());
     command.args([&test, "--exact", "--nocapture"]).env(IN_CHILD, "1");
-    for name in ["NEVA_CUDA_DIR", "NEVA_CACHE_DIR", "NEVA_SIM", "NEVA_SYNC"] {
+    for name in ["NEVA_CUDA_DIR", "NEVA_CACHE_DIR", "NEVA_SIM", "NEVA_SIM_FAULT", "NEVA_SYNC", "NEVA_TF32"] {
         command.env_remove(name);
     }
     if let Some(simulator) = simulator {
