@@ -191,7 +191,7 @@ impl Gpu {
             *blas = Some(Blas::open(self)?);
         }
         let blas = blas.as_mut().expect("opened above");
-        let alignments = product.alignments([a, b, d]);
+        let alignments = product.alignments([a, b, d | bias]); // what d and bias have in common
         let exact = (*product, alignments);
         let call = Call::new(self, product, [a, b, bias, d], alignments, blas)
             .map_err(|e| blas_error(op, e, product))?;
