@@ -9,11 +9,14 @@
 #include <vector>
 
 #include "async.h"
+#include "checker.h"
 #include "collective.h"
 #include "fiber.h"
+#include "watch.h"
+#include "regions.h"
 #include "wgmma.h"
 
-SimThread* sim_thread;
+SimThread sim_thread;
 
 namespace sim {
 namespace {
@@ -22,13 +25,14 @@ constexpr int MAX_WARPS = MAX_THREADS / LANES;
 constexpr int MAX_SHARED_ARRAYS = 64;
 constexpr int REPORTED_THREADS = 8;
 constexpr int BARRIERS = 16;
+constexpr uint32_t COPY_BYTES = 16;    // that one copy writes
+constexpr size_t SHARED_GAP = 128;  // between static arrays, so that none borders on another
 
 // A copy from global to shared memory that was started and may not be over.
 struct Copy {
   void* to;
   const void* from;
   uint32_t bytes;
-  void (*run)(void*, const void*, uint32_t);
   uint32_t group;
 };
 
@@ -51,6 +55,11 @@ class Threads {
   void reset(int threads) { words_ = (threads + 63) / 64, std::fill_n(bits_, words_, 0); }
   void set(int i) { bits_[i / 64] |= uint64_t{1} << i % 64; }
   void clear(int i) { bits_[i / 64] &= ~(uint64_t{1} << i % 64); }
+  int count() const {
+    int sum = 0;
+    for (int w = 0; w < words_; w++) sum += __builtin_popcountll(bits_[w]);
+    return sum;
+  }
   void add(const Threads& other) {
     for (int w = 0; w < words_; w++) bits_[w] |= other.bits_[w];
   }
@@ -92,6 +101,7 @@ struct Group {
 struct Barrier {
   int arrived = 0, expected = 0;
   Threads waiting;
+  checker::Handover handover;  // what those knew who came
 };
 
 struct SharedArray {
@@ -110,6 +120,7 @@ struct Block {
   size_t dynamic_bytes;
   SharedArray arrays[MAX_SHARED_ARRAYS];
   int array_count;
+  size_t array_bytes;
 
   const Kernel* kernel;
   void** arguments;
@@ -117,6 +128,7 @@ struct Block {
   uint64_t random;
   void* host_sp;  // where run_grid waits
   bool failed;
+  Regions regions;
 };
 
 Block& block = *new Block;  // never destroyed: a process may end while a module still refers to it
@@ -137,6 +149,9 @@ bool is_shared(const void* address, size_t bytes) {
   return within(block.dynamic_shared, block.dynamic_shared + block.dynamic_bytes) ||
          within(block.static_shared, block.static_end);
 }
+
+const Kernel& current_kernel() { return *block.kernel; }
+Regions& current_regions() { return block.regions; }
 
 uint64_t next_random() {  // xorshift64
   uint64_t& r = block.random;
@@ -165,19 +180,25 @@ int pick() {
   return next;
 }
 
+// Makes `next` the one that runs, for everybody who asks.
+void set_current(int next) {
+  block.current = next;
+  sim_thread = block.threads[next]->index;
+  watch.stack = block.threads[next]->stack.start();
+}
+
 void switch_to(int next) {
   if (next == block.current) return;
   void** save = &block.threads[block.current]->sp;
-  block.current = next;
-  sim_thread = &block.threads[next]->index;
+  set_current(next);
   sim_switch(save, block.threads[next]->sp);
 }
 
 }  // namespace
 
 [[noreturn]] void fail(const std::string& message) {
-  fprintf(stderr, "simulated GPU: kernel %s, block (%u, %u, %u): %s\n", block.kernel->name.c_str(), sim_thread->block.x,
-          sim_thread->block.y, sim_thread->block.z, message.c_str());
+  fprintf(stderr, "simulated GPU: kernel %s, block (%u, %u, %u): %s\n", block.kernel->name.c_str(), sim_thread.block.x,
+          sim_thread.block.y, sim_thread.block.z, message.c_str());
   int waiting = 0, exited = 0;
   for (int i = 0; i < block.count; i++) {
     Thread& t = *block.threads[i];
@@ -239,9 +260,9 @@ SimIndex unflatten(unsigned i, SimIndex dims) { return {i % dims.x, i / dims.x %
 bool run_block(SimIndex position, SimIndex grid, SimIndex dims, size_t dynamic_shared) {
   block.dynamic_bytes = dynamic_shared;
   memset(block.dynamic_shared, 0xff, dynamic_shared);
-  memset(block.static_shared, 0xff, STATIC_SHARED_BYTES);
+  memset(block.static_shared, 0xff, STATIC_ARENA_BYTES);
   block.static_end = block.static_shared;
-  block.array_count = 0;
+  block.array_count = 0, block.array_bytes = 0;
   for (Barrier& barrier : block.barriers) {
     barrier.arrived = 0;
     barrier.waiting.reset(block.count);
@@ -262,9 +283,12 @@ bool run_block(SimIndex position, SimIndex grid, SimIndex dims, size_t dynamic_s
   async_block_begins();
   wgmma_block_begins();
   block.live = block.count;
+  if (block.settings.instrumented()) {
+    block.regions.block_begins(block.dynamic_shared, dynamic_shared, block.static_shared);
+    checker::block_begins(position, block.count);
+  }
   block.current = 0;
-  block.current = pick();
-  sim_thread = &block.threads[block.current]->index;
+  set_current(pick());
   sim_switch(&block.host_sp, block.threads[block.current]->sp);
   return !block.failed;
 }
@@ -282,9 +306,9 @@ std::vector<unsigned> block_order(unsigned blocks) {
 }  // namespace
 
 bool run_grid(const Kernel& kernel, SimIndex grid, SimIndex dims, size_t dynamic_shared, void** arguments,
-              const Settings& settings) {
+              Memory& memory, const Settings& settings) {
   static std::unique_ptr<unsigned char, void (*)(void*)> shared(
-      static_cast<unsigned char*>(aligned_alloc(1024, DYNAMIC_SHARED_BYTES + 1024 + STATIC_SHARED_BYTES)), free);
+      static_cast<unsigned char*>(aligned_alloc(1024, DYNAMIC_SHARED_BYTES + 1024 + STATIC_ARENA_BYTES)), free);
   block.dynamic_shared = shared.get();
   block.static_shared = shared.get() + DYNAMIC_SHARED_BYTES + 1024;
   block.kernel = &kernel;
@@ -294,14 +318,34 @@ bool run_grid(const Kernel& kernel, SimIndex grid, SimIndex dims, size_t dynamic
   block.failed = false;
   block.count = dims.x * dims.y * dims.z;
   while (block.threads.size() < static_cast<size_t>(block.count)) block.threads.push_back(std::make_unique<Thread>());
+  bool watched = settings.instrumented();
+  if (watched) {
+    block.regions.grid_begins(kernel, arguments, memory);
+    checker::grid_begins(settings);
+  }
+  watch.check = settings.races || settings.bounds;
   for (unsigned b : block_order(grid.x * grid.y * grid.z))
-    if (!run_block(unflatten(b, grid), grid, dims, dynamic_shared)) return false;
-  return true;
+    if (!run_block(unflatten(b, grid), grid, dims, dynamic_shared)) break;
+  watch.check = false;
+  bool sound = !watched || checker::grid_ends();
+  return sound && !block.failed;
 }
 
 }  // namespace sim
 
 using namespace sim;
+
+// All have come to the barrier: those who wait get to know what came before. That all threads wait is the usual case.
+static void hand_over(Barrier& barrier) {
+  if (barrier.waiting.count() == block.count) {
+    checker::barrier_of_all();
+  } else {
+    barrier.handover.release();
+    for (int t = barrier.waiting.from(0), last = barrier.waiting.last(); t >= 0; t = t < last ? barrier.waiting.from(t + 1) : -1)
+      barrier.handover.acquire(t);
+  }
+  barrier.handover.clear();
+}
 
 // Stricter than the hardware: a thread that has returned does not count as arrived.
 void sim_barrier(unsigned id, unsigned threads, bool wait, const char* file, int line) {
@@ -316,12 +360,12 @@ void sim_barrier(unsigned id, unsigned threads, bool wait, const char* file, int
     fail("barrier " + std::to_string(id) + " at " + place(file, line) + " is for " + std::to_string(expected) +
          " threads, but others came to it for " + std::to_string(barrier.expected));
   barrier.expected = expected;
+  if (wait) barrier.waiting.set(block.current);
   if (++barrier.arrived < expected) {
-    if (wait) {
-      barrier.waiting.set(block.current);
-      block_here();
-    }
+    if (checker::races) barrier.handover.release();
+    if (wait) block_here();
   } else {
+    if (checker::races) hand_over(barrier);
     barrier.arrived = 0;
     block.ready.add(barrier.waiting);
     barrier.waiting.reset(block.count);
@@ -347,6 +391,7 @@ void sim_collective(SimCollective op, uint32_t mask, SimLane* lane, const char* 
     block_here();
   } else {
     g.arrived = 0;
+    if (op == SIM_SYNCWARP && checker::races) checker::sync_lanes(warp, mask);
     std::string wrong = compute(op, mask, g.lanes);
     if (!wrong.empty()) fail(wrong);
     for (int l = 0; l < LANES; l++)
@@ -356,14 +401,16 @@ void sim_collective(SimCollective op, uint32_t mask, SimLane* lane, const char* 
   wait_over();
 }
 
-void* sim_shared(const void* key, size_t bytes) {
+void* sim_shared(const void* key, size_t bytes, const char* name) {
   for (int i = 0; i < block.array_count; i++)
     if (block.arrays[i].key == key) return block.arrays[i].memory;
-  unsigned char* memory = block.static_end;
-  block.static_end += (bytes + 127) / 128 * 128;
-  if (block.array_count == MAX_SHARED_ARRAYS || block.static_end > block.static_shared + STATIC_SHARED_BYTES)
+  block.array_bytes += (bytes + 15) / 16 * 16;
+  if (block.array_count == MAX_SHARED_ARRAYS || block.array_bytes > STATIC_SHARED_BYTES)
     fail("more than 48 KiB or 64 arrays of static shared memory");
+  unsigned char* memory = block.static_end;
+  block.static_end += (bytes + 127) / 128 * 128 + SHARED_GAP;
   block.arrays[block.array_count++] = {key, memory};
+  if (block.settings.instrumented()) block.regions.add_array(name, memory, bytes);
   return memory;
 }
 
@@ -374,11 +421,18 @@ uint32_t sim_shared_address(const void* pointer, const char* file, int line) {
 
 void* sim_dynamic_shared() { return block.dynamic_shared; }
 
-bool sim_copies_early() { return block.settings.early; }
+static void run(const Copy& copy) {
+  memcpy(copy.to, copy.from, copy.bytes);
+  memset(static_cast<unsigned char*>(copy.to) + copy.bytes, 0, COPY_BYTES - copy.bytes);
+}
 
-void sim_copy(void* to, const void* from, uint32_t bytes, void (*run)(void*, const void*, uint32_t)) {
+// The copies of a thread that are over stay listed until its wait: only then is it known that they are.
+void sim_copy(void* to, const void* from, uint32_t bytes) {
+  if (watch.check) checker::copy_begins(to, from, bytes, __builtin_return_address(0));
   Thread& me = *block.threads[block.current];
-  me.copies.push_back({to, from, bytes, run, me.group});
+  me.copies.push_back({to, from, bytes, me.group});
+  if (block.settings.early) run(me.copies.back());
+  else memset(to, 0xff, COPY_BYTES);  // NaN, until the wait
 }
 
 void sim_copy_commit() { block.threads[block.current]->group++; }
@@ -387,6 +441,9 @@ void sim_copy_wait(uint32_t newest) {
   Thread& me = *block.threads[block.current];
   auto over = [&](const Copy& copy) { return copy.group + newest < me.group; };
   for (const Copy& copy : me.copies)
-    if (over(copy)) copy.run(copy.to, copy.from, copy.bytes);
+    if (over(copy)) {
+      if (!block.settings.early) run(copy);
+      if (watch.check) checker::copy_ends(copy.to);
+    }
   me.copies.erase(std::remove_if(me.copies.begin(), me.copies.end(), over), me.copies.end());
 }

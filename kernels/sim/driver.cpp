@@ -30,7 +30,11 @@ void fault(Result code, const std::string& message) {
   if (!driver.sticky) driver.sticky = code;
 }
 
-Context::Context(size_t capacity) : memory(capacity), legacy(std::make_shared<Stream>(true)) {}
+// Between allocations where bounds are checked: address space, hardly memory.
+static constexpr size_t CHECKED_DISTANCE = 1 << 20;
+
+Context::Context(const Settings& settings)
+    : memory(settings.memory_bytes, settings.bounds ? CHECKED_DISTANCE : 0), legacy(std::make_shared<Stream>(true)) {}
 Context::~Context() {
   for (auto& [start, pinned_memory] : pinned)
     if (pinned_memory.owned) free(const_cast<unsigned char*>(start));
@@ -196,7 +200,7 @@ SIM_EXPORT Result cuDeviceGetAttribute(int* value, int number, int device) {
 SIM_EXPORT Result cuDevicePrimaryCtxRetain(void** context, int device) {
   std::lock_guard<std::recursive_mutex> held(driver.lock);
   if (Result wrong = on_device(device)) return wrong;
-  if (driver.retained++ == 0) driver.context = std::make_unique<Context>(driver.settings.memory_bytes);
+  if (driver.retained++ == 0) driver.context = std::make_unique<Context>(driver.settings);
   return *context = driver.context.get(), SUCCESS;
 }
 

@@ -84,7 +84,7 @@ struct Pinned {
 };
 
 struct Context {
-  explicit Context(size_t capacity);
+  explicit Context(const Settings& settings);
   ~Context();
 
   Memory memory;

@@ -8,8 +8,6 @@
 
 namespace sim {
 
-// Room for a kernel's registers and local arrays, unoptimised builds included. Pages are committed when touched.
-static constexpr size_t STACK_BYTES = 256 << 10;
 static constexpr size_t GUARD_BYTES = 64 << 10;  // at least one page on every machine
 
 Stack::Stack() {

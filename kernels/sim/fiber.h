@@ -2,8 +2,12 @@
 // and no kernel scheduling. Switching takes well under 100 ns.
 #pragma once
 #include <cstddef>
+#include <cstdint>
 
 namespace sim {
+
+// Room for a kernel's registers and local arrays, unoptimised builds included. Pages are committed when touched.
+constexpr size_t STACK_BYTES = 256 << 10;
 
 // A stack with a guard page below it: an overflow faults instead of writing into a neighbour.
 class Stack {
@@ -15,6 +19,7 @@ class Stack {
 
   // Lays out a first frame so that switching to the returned stack pointer enters `entry`, which never returns.
   void* prepare(void (*entry)());
+  uint64_t start() const { return reinterpret_cast<uint64_t>(base_); }
 
  private:
   unsigned char* base_;

@@ -34,7 +34,7 @@ struct Arguments {
 static void run(Context& context, const Kernel& kernel, SimIndex grid, SimIndex block, size_t dynamic_shared,
                 void** arguments) {
   if (driver.faults.launch()) return fault(LAUNCH_FAILED, "kernel " + kernel.name + ": NEVA_SIM_FAULT lets it fail");
-  bool ran = run_grid(kernel, grid, block, dynamic_shared, arguments, driver.settings);
+  bool ran = run_grid(kernel, grid, block, dynamic_shared, arguments, context.memory, driver.settings);
   std::string overrun = context.memory.overrun();
   if (!overrun.empty()) fault(LAUNCH_FAILED, "kernel " + kernel.name + " " + overrun);
   else if (!ran && !driver.sticky) driver.sticky = LAUNCH_FAILED;  // run_grid has said why

@@ -5,11 +5,23 @@
 #include <map>
 #include <string>
 
+#include "shadow.h"
+
 namespace sim {
+
+struct Extent {
+  uint64_t start;
+  size_t bytes;
+  Shadow shadow;
+
+  uint64_t end() const { return start + bytes; }
+};
 
 class Memory {
  public:
-  explicit Memory(size_t capacity) : capacity_(capacity) {}
+  // `distance`: further bytes between allocations, which are not looked at. An access that misses its buffer by less
+  // than that does not meet another.
+  explicit Memory(size_t capacity, size_t distance = 0) : capacity_(capacity), distance_(distance) {}
   Memory(const Memory&) = delete;
   ~Memory();
 
@@ -21,6 +33,8 @@ class Memory {
   bool release(uint64_t address);
   // Whether all of [address, address + bytes) lies in one allocation.
   bool contains(uint64_t address, size_t bytes) const;
+  // The allocation that is closest to `address`; null if there is none.
+  Extent* closest(uint64_t address);
   // Looks at the guard bytes around every allocation; says which was overrun, or nothing.
   std::string overrun() const;
 
@@ -28,9 +42,9 @@ class Memory {
   size_t capacity() const { return capacity_; }
 
  private:
-  size_t capacity_;
+  size_t capacity_, distance_;
   size_t used_ = 0;
-  std::map<uint64_t, size_t> allocations_;  // start -> bytes
+  std::map<uint64_t, Extent> allocations_;  // by start
 };
 
 // The device's memory, while there is a context.

@@ -68,6 +68,7 @@ static Result load(Context& context, void** handle, const void* data, std::strin
     log = why ? why : "cannot write a module to memory";
     return complain(SHARED_OBJECT_INIT_FAILED, log);
   }
+  if (!module->of_this_kind) return INVALID_IMAGE;
   context.modules[module.get()] = module;
   return *handle = module.get(), SUCCESS;
 }
@@ -95,8 +96,11 @@ static void write_log(const std::string& text, int buffer_option, unsigned count
 
 using namespace sim;
 
-void sim_register(const char* name, unsigned max_threads, void (*invoke)(void**), const SimParameter* parameters) {
-  if (driver.loading) driver.loading->kernels.emplace_back(new Kernel{name, max_threads, invoke, parameters});
+void sim_register(const SimKernel& kernel) {
+  if (!driver.loading) return;
+  driver.loading->kernels.emplace_back(
+      new Kernel{kernel.name, kernel.max_threads, kernel.invoke, kernel.parameters, kernel.declared});
+  driver.loading->of_this_kind &= kernel.instrumented == driver.settings.instrumented();
 }
 
 SIM_EXPORT Result cuModuleLoadData(void** module, const void* image) {

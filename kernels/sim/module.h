@@ -15,6 +15,7 @@ struct Module {
   void* object = nullptr;
   int file = -1;
   std::vector<std::unique_ptr<Kernel>> kernels;
+  bool of_this_kind = true;  // instrumented or not, as NEVA_SIM needs it
 };
 
 }  // namespace sim

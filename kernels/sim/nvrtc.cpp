@@ -16,6 +16,7 @@
 #include <vector>
 
 #include "runtime.h"
+#include "settings.h"
 
 namespace fs = std::filesystem;
 
@@ -89,34 +90,54 @@ bool run(const std::vector<std::string>& arguments, const fs::path& directory, c
   return WIFEXITED(status) && WEXITSTATUS(status) == 0;
 }
 
+// Whether NEVA_SIM asks for what needs instrumented kernels. What is wrong with it, the driver says.
+bool instrumented() {
+  const char* text = getenv("NEVA_SIM");
+  sim::Settings settings;
+  return text && sim::parse(text, settings).empty() && settings.instrumented();
+}
+
+// Instrumented code calls a hook at each access, as -fsanitize=thread has it. What kernels access is then to be what
+// the source says: the options keep the compiler from joining accesses, or splitting one of 16 bytes.
+const std::vector<std::string> INSTRUMENTED = {"-fsanitize=thread", "-DSIM_INSTRUMENTED", "-fno-tree-vectorize",
+                                               "-fno-tree-loop-distribute-patterns", "-fno-tree-sra"};
+
 Result compile(Program& program, const std::vector<std::string>& options, const fs::path& directory) {
-  const char* compiler = getenv("CXX");
-  fs::path library = home();
+  const char* named = getenv("CXX");
+  std::string compiler = named ? named : "g++";
+  std::string library = home().string();
   // No contraction: a multiplication and an addition round separately, the same on every host.
-  std::vector<std::string> arguments = {compiler ? compiler : "g++", "-std=c++17", "-O2", "-g", "-fPIC", "-shared",
-                                        "-fno-gnu-unique", "-ffp-contract=off", "-fvisibility=hidden"};
+  std::vector<std::string> arguments = {compiler, "-std=c++17", "-O2", "-g", "-fPIC", "-fno-gnu-unique",
+                                        "-ffp-contract=off", "-fvisibility=hidden"};
   for (auto& option : options) {
     if (translate(option, arguments)) continue;
     program.log = "nvrtc: error: invalid value for option: " + option + "\n";
     return INVALID_OPTION;
   }
+  if (instrumented()) arguments.insert(arguments.end(), INSTRUMENTED.begin(), INSTRUMENTED.end());
   for (auto& header : program.headers) std::ofstream(directory / header.name, std::ios::binary) << header.text;
-  fs::copy_file(library / "ptx.cuh", directory / "ptx.cuh", fs::copy_options::overwrite_existing);
+  fs::copy_file(home() / "ptx.cuh", directory / "ptx.cuh", fs::copy_options::overwrite_existing);
   std::ofstream(directory / program.source.name, std::ios::binary) << program.source.text;
-  for (auto& argument : {std::string("-I."), "-I" + library.string(), std::string("-x"), std::string("c++"),
-                         program.source.name, std::string("-x"), std::string("none"), std::string("-Wl,-z,defs"),
-                         "-L" + library.string(), std::string("-l:libcuda.so"), std::string("-o"),
-                         std::string("kernels.so")})
+  for (auto argument : {"-I.", "-I", library.c_str(), "-x", "c++", "-c", program.source.name.c_str(), "-o", "kernels.o"})
     arguments.push_back(argument);
+  // Linked apart, without the sanitizer's library: the hooks are libcuda's.
+  std::vector<std::string> link = {compiler, "-shared", "kernels.o", "-Wl,-z,defs", "-L" + library,
+                                   "-l:libcuda.so", "-o", "kernels.so"};
   bool compiled = run(arguments, directory, directory / "log.txt");
   program.log = read(directory / "log.txt");
-  if (compiled) program.cubin = read(directory / "kernels.so");
-  return compiled && !program.cubin.empty() ? SUCCESS : COMPILATION;
+  if (!compiled) return COMPILATION;
+  bool linked = run(link, directory, directory / "link.txt");
+  program.log += read(directory / "link.txt");
+  if (linked) program.cubin = read(directory / "kernels.so");
+  return linked && !program.cubin.empty() ? SUCCESS : COMPILATION;
 }
 
 }  // namespace
 
-SIM_EXPORT Result nvrtcVersion(int* major, int* minor) { return *major = 13, *minor = 0, SUCCESS; }
+// Caches keep compiled kernels by version: instrumented ones have another.
+SIM_EXPORT Result nvrtcVersion(int* major, int* minor) {
+  return *major = 13, *minor = instrumented() ? 1 : 0, SUCCESS;
+}
 
 SIM_EXPORT const char* nvrtcGetErrorString(Result code) {
   switch (code) {

@@ -8,6 +8,7 @@
 #include <type_traits>
 #include <utility>
 
+#define SIM_KERNEL
 #include "runtime.h"
 
 typedef uint16_t u16;
@@ -18,10 +19,10 @@ typedef long long i64;
 
 // ---- the language ----
 
-#define threadIdx (sim_thread->thread)
-#define blockIdx (sim_thread->block)
-#define blockDim (sim_thread->block_dim)
-#define gridDim (sim_thread->grid_dim)
+#define threadIdx (sim_thread.thread)
+#define blockIdx (sim_thread.block)
+#define blockDim (sim_thread.block_dim)
+#define gridDim (sim_thread.grid_dim)
 #define DEV static inline
 #define __restrict__
 #define __shared__ _Pragma("GCC error \"shared memory is declared with SMEM_ARRAY or DYN_SMEM\"")
@@ -110,18 +111,26 @@ static inline u32 __float_as_uint(float value) {
 
 // ---- the twin of ptx.cuh ----
 
+// Code around a kernel, not of it: never instrumented.
+#define SIM_UNSEEN __attribute__((no_sanitize("thread")))
+
+#ifdef SIM_INSTRUMENTED
+constexpr bool sim_instrumented = true;
+#else
+constexpr bool sim_instrumented = false;
+#endif
+
 // Calls a kernel with arguments as the driver takes them: one pointer to each.
 template <class... A, size_t... I>
-static void sim_call(void (*kernel)(A...), void** arguments, std::index_sequence<I...>) {
+SIM_UNSEEN static void sim_call(void (*kernel)(A...), void** arguments, std::index_sequence<I...>) {
   kernel(*static_cast<std::remove_cv_t<A>*>(arguments[I])...);
 }
 template <class... A>
-static void sim_call(void (*kernel)(A...), void** arguments) {
+SIM_UNSEEN static void sim_call(void (*kernel)(A...), void** arguments) {
   sim_call(kernel, arguments, std::index_sequence_for<A...>{});
 }
-
 template <auto kernel>
-static void sim_invoke(void** arguments) {
+SIM_UNSEEN static void sim_invoke(void** arguments) {
   sim_call(kernel, arguments);
 }
 
@@ -132,18 +141,18 @@ static const SimParameter* sim_parameters(void (*)(A...)) {
   return list;
 }
 
-#define KERNEL(threads, name, ...)                                                              \
-  static void name(__VA_ARGS__);                                                                \
-  __attribute__((constructor)) static void sim_register_##name() {                              \
-    sim_register(#name, threads, sim_invoke<name>, sim_parameters(name));                       \
-  }                                                                                             \
+#define KERNEL(threads, name, ...)                                                                         \
+  static void name(__VA_ARGS__);                                                                           \
+  __attribute__((constructor)) static void sim_register_##name() {                                         \
+    sim_register({#name, threads, sim_invoke<name>, sim_parameters(name), #__VA_ARGS__, sim_instrumented}); \
+  }                                                                                                        \
   static void name(__VA_ARGS__)
 
 #define KERNEL_AT_LEAST(threads, blocks, name, ...) KERNEL(threads, name, __VA_ARGS__)
 
 #define SMEM_ARRAY(T, name, count) \
   static char sim_key_##name;      \
-  T(&name)[count] = *static_cast<T(*)[count]>(sim_shared(&sim_key_##name, sizeof(T) * (count)))
+  T(&name)[count] = *static_cast<T(*)[count]>(sim_shared(&sim_key_##name, sizeof(T) * (count), #name))
 
 #define DYN_SMEM(name) unsigned char* const name = static_cast<unsigned char*>(sim_dynamic_shared())
 
@@ -182,18 +191,7 @@ DEV void mma_bf16(float (&d)[4], const u32 (&a)[4], u32 b0, u32 b1, SIM_HERE) {
   sim_collective(SIM_MMA_BF16, ~0u, &lane, file, line);
 }
 
-static inline void sim_run_copy(void* to, const void* from, u32 bytes) {
-  SimRow row{};
-  if (bytes == sizeof row) row = *static_cast<const SimRow*>(from);
-  else for (u32 i = 0; i < bytes; i++) reinterpret_cast<unsigned char*>(&row)[i] = static_cast<const unsigned char*>(from)[i];
-  *static_cast<SimRow*>(to) = row;
-}
-
-DEV void cp_async_16(void* shared, const void* global, u32 bytes = 16) {
-  if (sim_copies_early()) return sim_run_copy(shared, global, bytes);
-  *static_cast<SimRow*>(shared) = SimRow{{~0u, ~0u, ~0u, ~0u}};  // NaN, until the wait
-  sim_copy(shared, global, bytes, sim_run_copy);
-}
+DEV void cp_async_16(void* shared, const void* global, u32 bytes = 16) { sim_copy(shared, global, bytes); }
 DEV void cp_async_commit() { sim_copy_commit(); }
 template <int N>
 DEV void cp_async_wait() {

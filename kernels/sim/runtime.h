@@ -44,15 +44,19 @@ struct SimWgmma {
   bool accumulate;
 };
 
-// The CUDA thread that runs now.
-extern "C" __attribute__((visibility("default"))) SimThread* sim_thread;
+// The CUDA thread that runs now. A kernel sees only its own, which does not change, so to a kernel it is constant.
+#ifdef SIM_KERNEL
+extern "C" __attribute__((visibility("default"))) const SimThread sim_thread;
+#else
+extern "C" __attribute__((visibility("default"))) SimThread sim_thread;
+#endif
 
 // Counts the thread at barrier `id` of `threads` threads (0: the whole block), and waits for the others or goes on.
 SIM_EXPORT void sim_barrier(unsigned id, unsigned threads, bool wait, const char* file, int line);
 SIM_EXPORT void sim_collective(SimCollective op, uint32_t mask, SimLane* lane, const char* file, int line);
 
 // The block's own copy of a static shared array; `key` is unique to the declaration.
-SIM_EXPORT void* sim_shared(const void* key, size_t bytes);
+SIM_EXPORT void* sim_shared(const void* key, size_t bytes, const char* name);
 SIM_EXPORT void* sim_dynamic_shared();
 
 // How large a parameter of a kernel is and how it is aligned. A list of them ends with one of no size.
@@ -60,14 +64,20 @@ struct SimParameter {
   size_t bytes, alignment;
 };
 
-// Called while a module is loaded, once per kernel. `invoke` calls it with arguments as cuLaunchKernel takes them.
-SIM_EXPORT void sim_register(const char* name, unsigned max_threads, void (*invoke)(void** arguments),
-                             const SimParameter* parameters);
+// A kernel of a module.
+struct SimKernel {
+  const char* name;
+  unsigned max_threads;  // its launch bound
+  void (*invoke)(void** arguments);  // calls it with arguments as cuLaunchKernel takes them
+  const SimParameter* parameters;
+  const char* declared;  // the parameters' types and names
+  bool instrumented;     // whether its accesses call the hooks in watch.cpp
+};
+// Called while a module is loaded, once per kernel.
+SIM_EXPORT void sim_register(const SimKernel& kernel);
 
-// Copies that do not wait. `run` does one, in the kernel's own code. If sim_copies_early, the kernel runs a copy where
-// it starts it; else it hands it over, to be run by the wait that it must be over at.
-SIM_EXPORT bool sim_copies_early();
-SIM_EXPORT void sim_copy(void* to, const void* from, uint32_t bytes, void (*run)(void*, const void*, uint32_t));
+// A copy of `bytes` bytes from global to shared memory, the rest of 16 filled with zeros, that does not wait.
+SIM_EXPORT void sim_copy(void* to, const void* from, uint32_t bytes);
 SIM_EXPORT void sim_copy_commit();
 SIM_EXPORT void sim_copy_wait(uint32_t newest);
 

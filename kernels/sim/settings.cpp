@@ -20,6 +20,17 @@ static bool schedule(const std::string& value, Settings& settings) {
   return true;
 }
 
+// False unless `value` is what to check for, each once, joined by plus signs.
+static bool checks(const std::string& value, Settings& settings) {
+  std::istringstream kinds(value + "+");
+  for (std::string kind; std::getline(kinds, kind, '+');) {
+    bool& chosen = kind == "race" ? settings.races : kind == "bounds" ? settings.bounds : settings.proxy;
+    if (chosen || (kind != "race" && kind != "bounds" && kind != "proxy")) return false;
+    chosen = true;
+  }
+  return settings.races || (settings.bounds && !settings.proxy);  // proxies are a question of order
+}
+
 std::string parse(const char* text, Settings& settings) {
   std::istringstream pairs(text);
   for (std::string pair; std::getline(pairs, pair, ',');) {
@@ -33,8 +44,12 @@ std::string parse(const char* text, Settings& settings) {
       uint64_t bytes;
       if (!number(value, bytes)) return "memory=" + value + ": expected a number of bytes";
       settings.memory_bytes = bytes;
+    } else if (key == "check") {
+      if (!checks(value, settings)) return "check=" + value + ": expected race, bounds, race+bounds or race+bounds+proxy";
+    } else if (pair == "count=1") {
+      settings.count = true;
     } else {
-      return pair + ": expected schedule=…, late, early or memory=…";
+      return pair + ": expected schedule=…, late, early, memory=…, check=… or count=1";
     }
   }
   return "";

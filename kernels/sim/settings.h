@@ -4,6 +4,12 @@
 //   late | early                                whether a copy that does not wait is over at the last moment that
 //                                               it may, or at once (late)
 //   memory=BYTES                                how much device memory there is (8 GiB)
+//   check=race+bounds+proxy                     any of the three: finds accesses that nothing orders, accesses
+//                                               beyond what they belong to, and writes that the async proxy may not
+//                                               see (proxy, with race); see checker.h
+//   count=1                                     counts what a profiler would show; see counters.h
+//
+// check and count see every access of a kernel, so kernels are compiled in another way for them: instrumented.
 #pragma once
 #include <cstddef>
 #include <cstdint>
@@ -18,6 +24,10 @@ struct Settings {
   uint64_t seed = 1;
   bool early = false;
   size_t memory_bytes = size_t{8} << 30;
+  bool races = false, bounds = false, proxy = false;
+  bool count = false;
+
+  bool instrumented() const { return races || bounds || count; }
 };
 
 // Reads `text` into `settings`; returns what is wrong with it, or an empty string.

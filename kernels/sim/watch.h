@@ -1,0 +1,14 @@
+// What the hooks of instrumented kernels need to know of the thread that runs.
+#pragma once
+#include <cstdint>
+
+namespace sim {
+
+struct Watch {
+  uint64_t stack = 0;   // where the running thread's stack begins
+  bool check = false;   // whether accesses go to the checker
+  bool count = false;   // and to the counters
+};
+extern Watch watch;
+
+}  // namespace sim
