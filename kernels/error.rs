@@ -115,6 +115,16 @@ pub enum Error {
         /// Where it was looked for.
         searched: String,
     },
+    /// There is no code for a kernel that the device runs.
+    #[error("kernel {kernel}: no code for {device}: {tried}")]
+    NoCode {
+        /// The program.
+        kernel: String,
+        /// The device.
+        device: String,
+        /// Every place it was looked for, and what came of it.
+        tried: String,
+    },
     /// A CUDA source that does not compile.
     #[error("kernel {kernel} does not compile:\n{log}")]
     Compile {

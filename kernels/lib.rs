@@ -25,6 +25,7 @@ pub mod layer_norm;
 pub mod math;
 pub mod op;
 pub mod patchify;
+mod prebuilt;
 pub mod random;
 mod reduce;
 pub mod rms_norm;
@@ -42,7 +43,8 @@ pub use error::{Error, Result};
 pub use op::{Needs, Op, Slot};
 pub use spec::Spec;
 
-use check::Entry;
+use check::{Entry, conformance};
+use device::program::Source;
 
 /// Every op, one row each.
 pub const CATALOGUE: &[Entry] = &[
@@ -68,3 +70,12 @@ pub const CATALOGUE: &[Entry] = &[
     splice::ENTRY,
     sum_squares::ENTRY,
 ];
+
+/// Every program that can be launched on a GPU, once: those of the ops, and those that check single instructions.
+pub fn programs() -> Vec<&'static Source> {
+    let mut all: Vec<&Source> =
+        CATALOGUE.iter().flat_map(|e| e.programs).chain(conformance::PROGRAMS).collect();
+    all.sort_by_key(|source| source.name());
+    all.dedup_by_key(|source| source.name());
+    all
+}

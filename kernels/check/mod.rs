@@ -4,6 +4,7 @@
 //! devices, and the benches.
 
 pub mod bench;
+pub mod compile;
 pub mod conformance;
 pub mod device;
 mod gpu;

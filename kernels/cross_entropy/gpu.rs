@@ -6,7 +6,8 @@ use crate::launch::{blocks, count, entry};
 use crate::{Buffer, Result, Spec};
 
 const NAME: &str = "cross_entropy";
-const SOURCE: Source = Source::new("cross_entropy/cross_entropy.cu", include_str!("cross_entropy.cu"));
+/// The program of all its kernels.
+pub const SOURCE: Source = Source::new("cross_entropy/cross_entropy.cu", include_str!("cross_entropy.cu"));
 
 /// The launch bound of every kernel here.
 const MAX_THREADS: usize = 512;

@@ -119,7 +119,7 @@ pub const ENTRY: Entry = Entry {
     name: "cross_entropy",
     summary: "softmax and weighted negative log-likelihood",
     passes: "forward, backward",
-    programs: &[],
+    programs: &[gpu::SOURCE],
     cases: || {
         let case = |name: &str, vocabulary: usize, labels: &[u32], w: &[f64]| {
             let n = labels.len();

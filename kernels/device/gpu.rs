@@ -184,12 +184,6 @@ impl Gpu {
         self.capability
     }
 
-    /// The architecture to compile for, as NVRTC names it. From 9.0 on there is a variant with the instructions of
-    /// that generation alone.
-    pub(super) fn architecture(&self) -> String {
-        format!("sm_{}{}", self.capability, if self.capability >= 90 { "a" } else { "" })
-    }
-
     /// Makes the context current on this thread.
     pub(super) fn bind(&self, op: &str) -> Result<()> {
         // SAFETY: the context is retained until `Drop`.
@@ -230,7 +224,7 @@ impl Gpu {
             let mut programs = self.programs.lock().unwrap_or_else(|e| e.into_inner());
             let name = source.name();
             if !programs.contains_key(&name) {
-                programs.insert(name.clone(), Program::load(source, &self.architecture())?);
+                programs.insert(name.clone(), Program::load(source, self.capability)?);
             }
             programs.get_mut(&name).expect("inserted above").entry(entry)?
         };

@@ -47,6 +47,18 @@ pub(crate) fn nvtx() -> bool {
     find(&FOUND, &["libnvToolsExt.so"], || unsafe { cudarc::nvtx::sys::is_culib_present() }).is_ok()
 }
 
+/// A program of NVIDIA's: beside the libraries, in `bin` next to their directory or to one beside that (where Python
+/// packages have it), or on the path.
+pub(crate) fn tool(name: &str) -> Option<PathBuf> {
+    let beside = directories().into_iter().flat_map(|lib| {
+        let packages = lib.ancestors().nth(2).into_iter().flat_map(|dir| named(dir, ""));
+        let packages = packages.map(|package| package.join("bin"));
+        [lib.clone(), lib.join("bin"), lib.join("../bin")].into_iter().chain(packages).collect::<Vec<_>>()
+    });
+    let path = env::var_os("PATH").unwrap_or_default();
+    beside.chain(env::split_paths(&path)).map(|dir| dir.join(name)).find(|file| file.is_file())
+}
+
 /// Opens `names` where they lie and asks whether the last of them is there now.
 fn find(found: &OnceLock<bool>, names: &[&str], present: impl Fn() -> bool) -> Result<(), String> {
     let directories = directories();

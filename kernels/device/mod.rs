@@ -6,6 +6,7 @@
 pub mod blas;
 mod buffer;
 mod cache;
+pub(crate) mod compiler;
 mod event;
 pub mod gpu;
 pub(crate) mod host;
@@ -14,6 +15,7 @@ pub(crate) mod libraries;
 mod mapped;
 mod memory;
 mod meter;
+pub mod prebuilt;
 pub mod program;
 mod staging;
 pub mod tensor_map;
@@ -85,11 +87,13 @@ impl Device {
 
     /// Whether every library that ops will need can be opened; they are not opened before.
     ///
-    /// Errors: on a GPU, no run-time compiler or no cuBLASLt.
+    /// Errors: on a GPU, no cuBLASLt; no run-time compiler where there are kernels that this binary has no code for.
     pub fn ready(&self) -> Result<()> {
         match self.kind() {
-            Kind::Gpu(_) => {
-                libraries::compiler().map_err(|searched| Error::NoCompiler { searched })?;
+            Kind::Gpu(gpu) => {
+                if !program::all_prebuilt(gpu.capability())? {
+                    libraries::compiler().map_err(|searched| Error::NoCompiler { searched })?;
+                }
                 libraries::blas().map_err(|searched| Error::NoBlas { searched })
             }
             _ => Ok(()),

@@ -1,21 +1,26 @@
-//! Finding a compiled kernel: from the disk cache, or by compiling the source embedded in this binary with NVRTC.
+//! A program's source, and finding its machine code. The first of these that the driver takes:
 //!
-//! With `NEVA_KERNEL_DIR=DIR` a source or header that lies in DIR as it does in this package (`DIR/rope/rope.cu`,
-//! `DIR/cuda/ptx.cuh`) takes the place of the embedded one: edit, run, without building anything.
+//! 1. the code embedded in this binary (`prebuilt.rs`), if it was made from this very source,
+//! 2. what an earlier run compiled, from the disk cache,
+//! 3. what NVRTC compiles now, if there is one,
+//! 4. PTX embedded in this binary, which the driver compiles: for GPUs newer than it has code for.
+//!
+//! So a machine with only the driver works. With `NEVA_KERNEL_DIR=DIR` a source or header that lies in DIR as it does
+//! in this package (`DIR/rope/rope.cu`, `DIR/cuda/ptx.cuh`) takes the place of the embedded one: edit, run, without
+//! building anything; code made from another text is passed over.
 //!
 //! Compiling takes a fraction of a second per program and architecture, so the result is kept in the cache
 //! (`cache.rs`). A file's name holds a hash of everything that went into it (source, headers, options, compiler,
 //! architecture), so a stale one is never found.
 
+use super::compiler::{self, Compiled};
 use super::gpu::driver_error;
-use super::{cache, libraries};
-use crate::{Error, Result};
+use super::{cache, prebuilt};
+use crate::{CATALOGUE, Error, Result};
 use cudarc::driver::{result, sys};
-use cudarc::nvrtc::result as nvrtc;
-use cudarc::nvrtc::sys::{self as nvrtc_sys, nvrtcProgram};
 use std::collections::HashMap;
 use std::env;
-use std::ffi::{CString, c_char};
+use std::ffi::CString;
 use std::fs;
 use std::path::{Path, PathBuf};
 
@@ -27,12 +32,14 @@ pub struct Source {
     pub text: &'static str,
     /// Macros it is compiled with: names and values. The same file with others is another program.
     pub defines: &'static [(&'static str, &'static str)],
+    /// The architectures it is for, of [`prebuilt::ARCHITECTURES`].
+    pub architectures: &'static [&'static str],
 }
 
 impl Source {
-    /// A source without macros.
+    /// A source without macros, for every architecture.
     pub const fn new(file: &'static str, text: &'static str) -> Self {
-        Source { file, text, defines: &[] }
+        Source { file, text, defines: &[], architectures: &prebuilt::ARCHITECTURES }
     }
 
     /// What the program is called: the stem of its file and the values of its macros.
@@ -42,41 +49,65 @@ impl Source {
     }
 }
 
-/// What the compiler is given.
-struct Texts {
-    file: String,
-    source: String,
-    headers: Vec<(&'static str, String)>,
+/// What the compiler is given: a source and the headers it includes, directly or through others.
+pub(crate) struct Texts {
+    pub(super) file: String,
+    pub(super) source: String,
+    pub(super) headers: Vec<(&'static str, String)>,
+    defines: &'static [(&'static str, &'static str)],
 }
 
 impl Texts {
     /// The embedded texts, except for files that `NEVA_KERNEL_DIR` has.
-    fn of(source: &Source) -> Result<Self> {
+    pub(crate) fn of(source: &Source) -> Result<Self> {
         let directory = env::var_os("NEVA_KERNEL_DIR").filter(|d| !d.is_empty()).map(PathBuf::from);
+        let failed = |why: String| compiler::error(&source.name(), format!("NEVA_KERNEL_DIR: {why}"));
         let text = |file: String, embedded: &str| match &directory {
             None => Ok(embedded.to_string()),
-            Some(dir) if !dir.is_dir() => Err(compile_error(
-                &source.name(),
-                format!("NEVA_KERNEL_DIR: {} is no directory", dir.display()),
-            )),
+            Some(dir) if !dir.is_dir() => Err(failed(format!("{} is no directory", dir.display()))),
             Some(dir) => match fs::read_to_string(dir.join(&file)) {
                 Ok(text) => Ok(text),
                 Err(e) if e.kind() == std::io::ErrorKind::NotFound => Ok(embedded.to_string()),
-                Err(e) => Err(compile_error(
-                    &source.name(),
-                    format!("NEVA_KERNEL_DIR: {}: {e}", dir.join(file).display()),
-                )),
+                Err(e) => Err(failed(format!("{}: {e}", dir.join(file).display()))),
             },
         };
-        let headers =
-            HEADERS.iter().map(|(name, embedded)| Ok((*name, text(format!("cuda/{name}"), embedded)?)));
+        let main = text(source.file.into(), source.text)?;
+        let mut headers: Vec<(&str, String)> = vec![];
+        let mut open = includes(&main);
+        while let Some(name) = open.pop() {
+            // One that there is not is for the compiler to complain about.
+            let Some((name, embedded)) = HEADERS.iter().find(|(known, _)| *known == name) else { continue };
+            if headers.iter().all(|(known, _)| known != name) {
+                let header = text(format!("cuda/{name}"), embedded)?;
+                open.extend(includes(&header));
+                headers.push((name, header));
+            }
+        }
+        headers.sort();
         let file = Path::new(source.file).file_name().unwrap_or_default().to_string_lossy().into_owned();
-        Ok(Texts {
-            file,
-            source: text(source.file.into(), source.text)?,
-            headers: headers.collect::<Result<_>>()?,
-        })
+        Ok(Texts { file, source: main, headers, defines: source.defines })
     }
+
+    /// The compiler's options for `architecture`.
+    pub(crate) fn options(&self, architecture: &str) -> Vec<String> {
+        let mut options = vec![format!("--gpu-architecture={architecture}"), "--std=c++17".to_string()];
+        options.extend(self.defines.iter().map(|(name, value)| format!("-D{name}={value}")));
+        options
+    }
+
+    /// A hash of all that the code for `architecture` depends on, with `compiler` if it matters which one made it.
+    pub(crate) fn key(&self, compiler: &str, architecture: &str) -> u128 {
+        let options = self.options(architecture);
+        let options = options.iter().map(String::as_str);
+        let headers = self.headers.iter().flat_map(|(name, text)| [*name, text.as_str()]);
+        cache::hash([compiler, &self.file, &self.source].into_iter().chain(options).chain(headers))
+    }
+}
+
+/// The headers of ours that a text includes.
+fn includes(text: &str) -> Vec<String> {
+    let quoted = text.lines().filter_map(|line| line.trim().strip_prefix("#include \""));
+    quoted.filter_map(|rest| Some(rest.split_once('"')?.0.to_string())).collect()
 }
 
 /// What kernels include: names and texts. Kernels use no other header.
@@ -100,27 +131,25 @@ pub(super) struct Program {
 }
 
 impl Program {
-    /// Loads the program for `architecture` into the current context.
-    pub(super) fn load(source: &Source, architecture: &str) -> Result<Self> {
-        let name = source.name();
-        let compiler = compiler_version(&name)?;
-        let mut options = vec![format!("--gpu-architecture={architecture}"), "--std=c++17".to_string()];
-        options.extend(source.defines.iter().map(|(macro_name, value)| format!("-D{macro_name}={value}")));
-        let texts = Texts::of(source)?;
-        let key = key(&texts, &compiler, &options);
-        let path =
-            cache::folder("kernels").map(|d| d.join(format!("{name}-{architecture}-{key:032x}.cubin")));
-        // A file that a crash cut short is refused by the driver, and made anew.
-        let cached = path.as_ref().and_then(|p| fs::read(p).ok()).and_then(|c| load_module(&c).ok());
-        let module = match cached {
+    /// Loads the program into the current context, that of a device of this compute capability (times ten).
+    ///
+    /// Errors: there is no code that the device takes; the source does not compile.
+    pub(super) fn load(source: &Source, capability: u32) -> Result<Self> {
+        let (name, texts) = (source.name(), Texts::of(source)?);
+        let mut search = Search { name: &name, tried: vec![] };
+        let module = match search.prebuilt(&texts, &prebuilt::machine_code_for(capability))? {
             Some(module) => module,
-            None => {
-                let cubin = compile(&name, &texts, &options)?;
-                if let Some(path) = &path {
-                    let _ = cache::write_whole(path, &cubin); // a cache that cannot be written is no error
-                }
-                load_module(&cubin).map_err(|e| driver_error(format!("load {name}"), e))?
-            }
+            None => match search.compiler(&texts, &architecture(capability)) {
+                Ok(Some(module)) => module,
+                // A source that this compiler refuses, as one too old for the architecture does, may be there as PTX.
+                compiled => match search.prebuilt(&texts, &prebuilt::ptx_for(capability))? {
+                    Some(module) => module,
+                    None => {
+                        compiled?;
+                        return Err(search.failed(capability));
+                    }
+                },
+            },
         };
         Ok(Program { name, module, entries: HashMap::new() })
     }
@@ -146,13 +175,119 @@ impl Drop for Program {
     }
 }
 
-/// Loads machine code. The driver takes no length, so what cannot be a whole ELF file is refused here.
-fn load_module(cubin: &[u8]) -> std::result::Result<sys::CUmodule, result::DriverError> {
-    if !is_whole_elf(cubin) {
+/// Whether this binary holds code of every op for a device of this compute capability (times ten). A driver may refuse
+/// it all the same.
+pub(super) fn all_prebuilt(capability: u32) -> Result<bool> {
+    let architectures = [prebuilt::machine_code_for(capability), prebuilt::ptx_for(capability)].concat();
+    for source in CATALOGUE.iter().flat_map(|entry| entry.programs) {
+        let texts = Texts::of(source)?;
+        let has = |a: &String| prebuilt::has(&source.name(), a, texts.key("", a));
+        if !architectures.iter().any(has) {
+            return Ok(false);
+        }
+    }
+    Ok(true)
+}
+
+/// The architecture to compile for, as NVRTC names it. From 9.0 on there is a variant with the instructions of that
+/// generation alone.
+fn architecture(capability: u32) -> String {
+    format!("sm_{capability}{}", if capability >= 90 { "a" } else { "" })
+}
+
+/// Where code for one program was looked for, and what came of it.
+struct Search<'a> {
+    name: &'a str,
+    tried: Vec<String>,
+}
+
+impl Search<'_> {
+    /// What this binary holds for the first of `architectures` that it has and the driver takes.
+    fn prebuilt(&mut self, texts: &Texts, architectures: &[String]) -> Result<Option<sys::CUmodule>> {
+        for architecture in architectures {
+            match prebuilt::find(self.name, architecture, texts.key("", architecture)) {
+                Ok(image) => {
+                    if let Some(module) = self.load(&format!("prebuilt for {architecture}"), &image)? {
+                        return Ok(Some(module));
+                    }
+                }
+                Err(why) => self.tried.push(format!("prebuilt for {architecture}: {why}")),
+            }
+        }
+        Ok(None)
+    }
+
+    /// What an earlier run compiled, or what NVRTC makes now; None without NVRTC or if the driver refuses its code.
+    fn compiler(&mut self, texts: &Texts, architecture: &str) -> Result<Option<sys::CUmodule>> {
+        let (major, minor) = match compiler::version(self.name) {
+            Ok(version) => version,
+            Err(Error::NoCompiler { searched }) => {
+                self.tried.push(format!("no NVRTC: searched {searched}"));
+                return Ok(None);
+            }
+            Err(e) => return Err(e),
+        };
+        let key = texts.key(&format!("NVRTC {major}.{minor}"), architecture);
+        let file = format!("{}-{architecture}-{key:032x}.cubin", self.name);
+        let path = cache::folder("kernels").map(|directory| directory.join(file));
+        // A file that a crash cut short is refused by the driver, and made anew.
+        let cached = path.as_ref().and_then(|path| fs::read(path).ok());
+        if let Some(module) = cached.and_then(|cubin| load_module(&cubin).ok()) {
+            return Ok(Some(module));
+        }
+        let cubin = Compiled::new(self.name, texts, &texts.options(architecture))?.cubin()?;
+        if let Some(path) = &path {
+            let _ = cache::write_whole(path, &cubin); // a cache that cannot be written is no error
+        }
+        self.load(&format!("compiled for {architecture}"), &cubin)
+    }
+
+    /// Loads `image`; None if the driver cannot run what it holds.
+    ///
+    /// Errors: the device failed.
+    fn load(&mut self, what: &str, image: &[u8]) -> Result<Option<sys::CUmodule>> {
+        use sys::CUresult::*;
+        match load_module(image) {
+            Ok(module) => Ok(Some(module)),
+            Err(e) => {
+                let unfit = matches!(
+                    e.0,
+                    CUDA_ERROR_NO_BINARY_FOR_GPU
+                        | CUDA_ERROR_INVALID_IMAGE
+                        | CUDA_ERROR_INVALID_SOURCE
+                        | CUDA_ERROR_INVALID_PTX
+                        | CUDA_ERROR_UNSUPPORTED_PTX_VERSION
+                        | CUDA_ERROR_JIT_COMPILER_NOT_FOUND
+                        | CUDA_ERROR_JIT_COMPILATION_DISABLED
+                );
+                let error = driver_error(format!("load {}, {what}", self.name), e);
+                if !unfit {
+                    return Err(error);
+                }
+                self.tried.push(error.to_string());
+                Ok(None)
+            }
+        }
+    }
+
+    fn failed(self, capability: u32) -> Error {
+        let (major, minor) = (capability / 10, capability % 10);
+        Error::NoCode {
+            kernel: self.name.to_string(),
+            device: format!("compute capability {major}.{minor}"),
+            tried: self.tried.join("; "),
+        }
+    }
+}
+
+/// Loads machine code, or PTX that ends in a NUL. The driver takes no length, so what cannot be whole is refused here.
+fn load_module(image: &[u8]) -> std::result::Result<sys::CUmodule, result::DriverError> {
+    let is_ptx = image.starts_with(b"//") && image.ends_with(&[0]);
+    if !is_ptx && !is_whole_elf(image) {
         return Err(result::DriverError(sys::CUresult::CUDA_ERROR_INVALID_IMAGE));
     }
     // SAFETY: the image is complete, by the check above; the driver copies it.
-    unsafe { result::module::load_data(cubin.as_ptr().cast()) }
+    unsafe { result::module::load_data(image.as_ptr().cast()) }
 }
 
 /// Whether the tables that a 64-bit ELF header points to lie within the file.
@@ -167,88 +302,6 @@ fn is_whole_elf(bytes: &[u8]) -> bool {
     };
     // Program headers: offset at 32, size at 54, count at 56. Section headers: 40, 58, 60.
     fits(u64_at(32), u16_at(54), u16_at(56)) && fits(u64_at(40), u16_at(58), u16_at(60))
-}
-
-fn compiler_version(kernel: &str) -> Result<String> {
-    libraries::compiler().map_err(|searched| Error::NoCompiler { searched })?;
-    let (mut major, mut minor) = (0, 0);
-    // SAFETY: the library is loaded; both are written.
-    unsafe { nvrtc_sys::nvrtcVersion(&mut major, &mut minor) }
-        .result()
-        .map_err(|e| compile_error(kernel, format!("NVRTC does not tell its version: {e}")))?;
-    if (major, minor) < (11, 2) {
-        let log = format!("NVRTC {major}.{minor} is too old, NeVA needs 11.2 or newer");
-        return Err(compile_error(kernel, log));
-    }
-    Ok(format!("NVRTC {major}.{minor}"))
-}
-
-fn compile_error(kernel: &str, log: String) -> Error {
-    Error::Compile { kernel: kernel.to_string(), log }
-}
-
-/// Compiles to machine code for one architecture.
-fn compile(name: &str, texts: &Texts, options: &[String]) -> Result<Vec<u8>> {
-    let error = |step: &str, e: nvrtc::NvrtcError| compile_error(name, format!("{step}: {e}"));
-    let program = NvrtcProgram::new(texts).map_err(|e| error("create", e))?;
-    // SAFETY: the program exists until `program` is dropped.
-    if let Err(e) = unsafe { nvrtc::compile_program(program.0, options) } {
-        // SAFETY: as above.
-        let log = unsafe { nvrtc::get_program_log(program.0) }.map_err(|e| error("read the log", e))?;
-        let log: Vec<u8> = log.into_iter().map(|c| c as u8).take_while(|&c| c != 0).collect();
-        return Err(compile_error(name, format!("{e}\n{}", String::from_utf8_lossy(&log))));
-    }
-    let mut bytes = 0;
-    // SAFETY: as above; the size is written.
-    unsafe { nvrtc_sys::nvrtcGetCUBINSize(program.0, &mut bytes) }.result().map_err(|e| error("size", e))?;
-    let mut cubin = vec![0u8; bytes];
-    // SAFETY: as above; `cubin` has the size NVRTC asked for.
-    unsafe { nvrtc_sys::nvrtcGetCUBIN(program.0, cubin.as_mut_ptr().cast()) }
-        .result()
-        .map_err(|e| error("result", e))?;
-    Ok(cubin)
-}
-
-struct NvrtcProgram(nvrtcProgram);
-
-impl NvrtcProgram {
-    fn new(source: &Texts) -> std::result::Result<Self, nvrtc::NvrtcError> {
-        let c = |text: &str| CString::new(text).unwrap_or_default(); // a text with a NUL does not compile either way
-        let (text, name) = (c(&source.source), c(&source.file));
-        let names: Vec<CString> = source.headers.iter().map(|(name, _)| c(name)).collect();
-        let texts: Vec<CString> = source.headers.iter().map(|(_, text)| c(text)).collect();
-        let pointers = |all: &[CString]| -> Vec<*const c_char> { all.iter().map(|s| s.as_ptr()).collect() };
-        let (name_pointers, text_pointers) = (pointers(&names), pointers(&texts));
-        let mut program = std::ptr::null_mut();
-        let count = names.len() as i32;
-        // SAFETY: every pointer is to a NUL-terminated string that outlives the call, which copies them.
-        unsafe {
-            nvrtc_sys::nvrtcCreateProgram(
-                &mut program,
-                text.as_ptr(),
-                name.as_ptr(),
-                count,
-                text_pointers.as_ptr(),
-                name_pointers.as_ptr(),
-            )
-        }
-        .result()?;
-        Ok(NvrtcProgram(program))
-    }
-}
-
-impl Drop for NvrtcProgram {
-    fn drop(&mut self) {
-        // SAFETY: created once in `new`. Nothing is lost if it fails but memory.
-        let _ = unsafe { nvrtc::destroy_program(self.0) };
-    }
-}
-
-/// A hash of all that a compiled program depends on.
-fn key(texts: &Texts, compiler: &str, options: &[String]) -> u128 {
-    let options = options.iter().map(String::as_str);
-    let headers = texts.headers.iter().flat_map(|(name, text)| [*name, text.as_str()]);
-    cache::hash([compiler, &texts.file, &texts.source].into_iter().chain(options).chain(headers))
 }
 
 #[cfg(test)]
@@ -271,19 +324,36 @@ mod tests {
 
     #[test]
     fn every_part_of_a_program_changes_its_key() {
-        let texts = |file: &str, source: &str, header: &str| Texts {
+        let texts = |file: &str, source: &str, header: &str, defines| Texts {
             file: file.into(),
             source: source.into(),
             headers: vec![("h", header.into())],
+            defines,
         };
-        let source = texts("a", "b", "h");
-        let base = key(&source, "c", &["d".into()]);
-        assert_ne!(base, key(&texts("a", "B", "h"), "c", &["d".into()]));
-        assert_ne!(base, key(&texts("A", "b", "h"), "c", &["d".into()]));
-        assert_ne!(base, key(&texts("a", "b", "H"), "c", &["d".into()]));
-        assert_ne!(base, key(&source, "C", &["d".into()]));
-        assert_ne!(base, key(&source, "c", &["D".into()]));
-        assert_ne!(key(&source, "c", &["de".into()]), key(&source, "c", &["d".into(), "e".into()]));
-        assert_eq!(base, key(&source, "c", &["d".into()]));
+        let source = texts("a", "b", "h", &[]);
+        let base = source.key("c", "sm_80");
+        assert_ne!(base, texts("a", "B", "h", &[]).key("c", "sm_80"));
+        assert_ne!(base, texts("A", "b", "h", &[]).key("c", "sm_80"));
+        assert_ne!(base, texts("a", "b", "H", &[]).key("c", "sm_80"));
+        assert_ne!(base, texts("a", "b", "h", &[("D", "1")]).key("c", "sm_80"));
+        assert_ne!(base, source.key("C", "sm_80"));
+        assert_ne!(base, source.key("c", "sm_89"));
+        assert_ne!(
+            texts("ab", "c", "h", &[]).key("", "sm_80"),
+            texts("a", "bc", "h", &[]).key("", "sm_80"),
+            "parts run into each other"
+        );
+        assert_eq!(base, texts("a", "b", "h", &[]).key("c", "sm_80"));
+    }
+
+    #[test]
+    fn a_program_depends_on_the_headers_it_includes_and_no_other() {
+        let names = |text| {
+            let texts = Texts::of(&Source::new("x/x.cu", text)).expect("embedded texts");
+            texts.headers.iter().map(|(name, _)| *name).collect::<Vec<_>>()
+        };
+        assert_eq!(names("#include \"reduce.cuh\"\n"), ["ptx.cuh", "reduce.cuh"]);
+        assert_eq!(names("  #include \"ptx.cuh\" // why\n#include \"ptx.cuh\"\n"), ["ptx.cuh"]);
+        assert_eq!(names("// reduce.cuh\n#include \"unknown.cuh\"\n#include <cuda.h>\n"), [""; 0]);
     }
 }

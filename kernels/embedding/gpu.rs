@@ -7,7 +7,8 @@ use crate::op::Backward;
 use crate::{Buffer, DType, Result};
 
 const NAME: &str = "embedding";
-const SOURCE: Source = Source::new("embedding/embedding.cu", include_str!("embedding.cu"));
+/// The program of all its kernels.
+pub const SOURCE: Source = Source::new("embedding/embedding.cu", include_str!("embedding.cu"));
 
 /// Threads of a block in backward, and positions that make an id's bucket long: THREADS and MANY of the source.
 const THREADS: u32 = 256;

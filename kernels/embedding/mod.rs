@@ -108,7 +108,7 @@ pub const ENTRY: Entry = Entry {
     name: "embedding",
     summary: "y = rows of a table by id",
     passes: "forward, backward",
-    programs: &[],
+    programs: &[gpu::SOURCE],
     cases: || {
         let case = |name: &str, size: usize, width: usize, tokens: usize| {
             let ids = Input::ids([tokens], size as u32);

@@ -6,7 +6,8 @@ use crate::launch::{blocks, copy_threads, count, entry};
 use crate::{Buffer, Result};
 
 const NAME: &str = "kv_cache";
-const SOURCE: Source = Source::new("kv_cache/kv_cache.cu", include_str!("kv_cache.cu"));
+/// The program of all its kernels.
+pub const SOURCE: Source = Source::new("kv_cache/kv_cache.cu", include_str!("kv_cache.cu"));
 
 /// `cache[rows[t]]` = the last columns of `qkv[t]`, as wide as the cache.
 pub fn append(gpu: &Gpu, cache: &mut Buffer, qkv: &Buffer, rows: &Buffer) -> Result<()> {

@@ -87,7 +87,7 @@ pub const ENTRY: Entry = Entry {
     name: "kv_cache",
     summary: "new keys and values into the cache, in place",
     passes: "update",
-    programs: &[],
+    programs: &[gpu::SOURCE],
     cases: || {
         let case = |[slots, capacity, kv_heads, head_dim]: [usize; 4], heads: usize, rows: Vec<u32>| {
             let width = (heads + 2 * kv_heads) * head_dim;

@@ -7,7 +7,8 @@ use crate::launch::{blocks, count, entry};
 use crate::{Buffer, Result};
 
 const NAME: &str = "patchify";
-const SOURCE: Source = Source::new("patchify/patchify.cu", include_str!("patchify.cu"));
+/// The program of all its kernels.
+pub const SOURCE: Source = Source::new("patchify/patchify.cu", include_str!("patchify.cu"));
 
 /// The launch bound of both kernels.
 const THREADS: u32 = 128;

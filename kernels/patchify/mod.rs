@@ -92,7 +92,7 @@ pub const ENTRY: Entry = Entry {
     name: "patchify",
     summary: "rows of pixels, one per image patch",
     passes: "forward, backward",
-    programs: &[],
+    programs: &[gpu::SOURCE],
     cases: || {
         let case = |name: &str, patch: usize, dims: [usize; 4]| {
             Case::check(name, Patchify { patch }, [Input::normal(dims)])

@@ -7,7 +7,8 @@ use crate::op::Backward;
 use crate::{Buffer, Result};
 
 const NAME: &str = "splice";
-const SOURCE: Source = Source::new("splice/splice.cu", include_str!("splice.cu"));
+/// The program of all its kernels.
+pub const SOURCE: Source = Source::new("splice/splice.cu", include_str!("splice.cu"));
 
 /// `y[rows[f]] = features[f]`.
 pub fn forward(gpu: &Gpu, features: &Buffer, rows: &Buffer, y: &mut Buffer) -> Result<()> {

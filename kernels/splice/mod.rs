@@ -113,7 +113,7 @@ pub const ENTRY: Entry = Entry {
     name: "splice",
     summary: "y = x with some rows replaced by features",
     passes: "forward, backward",
-    programs: &[],
+    programs: &[gpu::SOURCE],
     cases: || {
         let case = |name: &str, tokens: usize, rows: &[u32]| {
             let (x, features) = (Input::normal([tokens, 5]), Input::normal([rows.len(), 5]));

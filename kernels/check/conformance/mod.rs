@@ -24,8 +24,17 @@ use crate::{Buffer, Error, Result, Role};
 
 /// What is the same on every machine of a compute capability.
 const WRAPPERS: Source = Source::new("check/conformance/wrappers.cu", include_str!("wrappers.cu"));
-const TRANSFERS: Source = Source::new("check/conformance/transfers.cu", include_str!("transfers.cu"));
-const WGMMA: Source = Source::new("check/conformance/wgmma.cu", include_str!("wgmma.cu"));
+const TRANSFERS: Source = Source {
+    architectures: &["sm_90a", "sm_100a", "sm_120"],
+    ..Source::new("check/conformance/transfers.cu", include_str!("transfers.cu"))
+};
+const WGMMA: Source = Source {
+    architectures: &["sm_90a"],
+    ..Source::new("check/conformance/wgmma.cu", include_str!("wgmma.cu"))
+};
+
+/// The kernels that use one wrapper each.
+pub const PROGRAMS: &[Source] = &[WRAPPERS, TRANSFERS, WGMMA];
 
 /// A result that is as it should be, or a sentence on how it is not.
 type Finding = std::result::Result<(), String>;
