@@ -29,7 +29,7 @@ pub struct CachedAttention {
     pub kv_heads: usize,
     /// Width of a head: a multiple of 8 up to 256.
     pub head_dim: usize,
-    /// What scores are multiplied by, 1 / sqrt(head_dim) as a rule.
+    /// What scores are multiplied by, 1 / sqrt(head_dim) as a rule; positive.
     pub scale: f64,
     /// The most keys a row sees.
     pub max_len: usize,
@@ -51,7 +51,7 @@ impl Op for CachedAttention {
     fn infer(&self, ins: &[Spec]) -> Result<Shapes> {
         let [qkv, cache, slots, positions] = take(self.name(), ins)?;
         let layout = self.layout();
-        let out = layout.infer(self.name(), qkv)?;
+        let out = layout.infer(self.name(), qkv, self.scale)?;
         let fits = cache.dims().len() == 3 && cache.last() == layout.kv_width() && cache.dtype == qkv.dtype;
         check(self.name(), fits, || {
             format!("cache {cache} is not {}[slots, capacity, {}]", qkv.dtype, layout.kv_width())

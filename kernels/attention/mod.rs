@@ -27,16 +27,19 @@
 //! Numerics: everything between qkv and out is in `T::Acc`; the scale is multiplied into q. Scratch per worker:
 //! tiles, whatever the length; in backward also dq of the heads that share one key head, in `T::Acc`, since every
 //! tile of keys adds to it: linear in the length, as dq itself. Cost: 4 flops per (query, key) pair, head and element forward, 10 backward.
-//! Errors: widths that do not fit the heads, a head_dim that is not a multiple of 8 up to 256, sequences that are
+//! Errors: a scale that is not positive, widths that do not fit the heads, a head_dim that is not a multiple of 8 up to 256, sequences that are
 //! not ascending from 0 to T or longer than `max_len`.
 
 mod cached;
 mod cases;
 mod cpu;
+mod gpu;
+mod tiling;
 
 pub use cached::{CACHED_ENTRY, CachedAttention};
 pub use cases::ENTRY;
 
+use crate::device::Kind;
 use crate::op::{Backward, Cost, Forward, Made, Needs, Op, Run, Shapes, Slot, check, float, take};
 use crate::{Buffer, DType, Result, Spec, on_cpu};
 use cpu::Tiles;
@@ -52,7 +55,7 @@ pub struct Attention {
     pub head_dim: usize,
     /// Whether a token sees itself and what is before it, or its whole sequence.
     pub causal: bool,
-    /// What scores are multiplied by, 1 / sqrt(head_dim) as a rule.
+    /// What scores are multiplied by, 1 / sqrt(head_dim) as a rule; positive.
     pub scale: f64,
     /// Tokens of the longest sequence: how much scratch is needed.
     pub max_len: usize,
@@ -98,9 +101,10 @@ impl Layout {
         self.k(self.kv_heads + head)
     }
 
-    /// Checks the heads and that qkv is as wide as they say; returns the spec of out.
-    fn infer(self, op: &'static str, qkv: Spec) -> Result<Spec> {
+    /// Checks the scale, the heads, and that qkv is as wide as they say; returns the spec of out.
+    fn infer(self, op: &'static str, qkv: Spec, scale: f64) -> Result<Spec> {
         float(op, qkv)?;
+        check(op, scale > 0.0 && scale.is_finite(), || format!("scale {scale} is not a positive number"))?;
         let Layout { heads, kv_heads, head_dim } = self;
         check(op, kv_heads > 0 && heads > 0 && heads % kv_heads == 0, || {
             format!("{heads} query heads cannot share {kv_heads} key heads evenly")
@@ -146,6 +150,11 @@ impl Attention {
 
     fn run_forward(&self, io: &mut Forward, tiles: Tiles) -> Result<Made> {
         let (qkv, sequences) = (io.input(0), io.input(1));
+        if let Kind::Gpu(gpu) = io.device().kind() {
+            let (mut out, mut lse) = (io.output(0)?, io.stat(0)?);
+            gpu::forward(self, gpu, [qkv, sequences], &mut out, lse.as_mut())?;
+            return Ok(Made::with_stats([out], [lse]));
+        }
         self.check_sequences(sequences, qkv.dims()[0])?;
         let mut out = io.output(0)?;
         let mut lse = io.stat(0)?;
@@ -162,6 +171,9 @@ impl Attention {
     }
 
     fn run_backward(&self, io: &mut Backward, tiles: Tiles) -> Result<()> {
+        if let Kind::Gpu(gpu) = io.device().clone().kind() {
+            return gpu::backward(self, gpu, io);
+        }
         let (qkv, sequences, out, lse) = (io.saved(0), io.saved(1), io.saved(2), io.saved(3));
         let layout = self.layout();
         let mut dqkv = io.alloc(qkv.spec())?;
@@ -184,7 +196,7 @@ impl Op for Attention {
 
     fn infer(&self, ins: &[Spec]) -> Result<Shapes> {
         let [qkv, sequences] = take(self.name(), ins)?;
-        let out = self.layout().infer(self.name(), qkv)?;
+        let out = self.layout().infer(self.name(), qkv, self.scale)?;
         let fits = sequences.dtype == DType::U32 && sequences.dims().len() == 1 && sequences.last() >= 1;
         check(self.name(), fits, || format!("sequences {sequences} is not u32[sequences + 1]"))?;
         Ok(Shapes::new([out]).stat(Spec::new(qkv.dtype.acc(), [qkv.rows(), self.heads])))

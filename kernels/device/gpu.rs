@@ -226,7 +226,7 @@ impl Gpu {
             if !programs.contains_key(&name) {
                 programs.insert(name.clone(), Program::load(source, self.capability)?);
             }
-            programs.get_mut(&name).expect("inserted above").entry(entry)?
+            programs.get_mut(&name).expect("inserted above").entry(entry, grid.shared_bytes)?
         };
         let mut values = [0u64; MAX_ARGS];
         let mut pointers = [std::ptr::null_mut(); MAX_ARGS];

@@ -114,12 +114,15 @@ fn includes(text: &str) -> Vec<String> {
 const HEADERS: &[(&str, &str)] = &[
     ("curve.cuh", include_str!("../cuda/curve.cuh")),
     ("elementwise.cuh", include_str!("../cuda/elementwise.cuh")),
+    ("flash.cuh", include_str!("../cuda/flash.cuh")),
+    ("mma.cuh", include_str!("../cuda/mma.cuh")),
+    ("packed.cuh", include_str!("../cuda/packed.cuh")),
     ("philox.cuh", include_str!("../cuda/philox.cuh")),
     ("ptx.cuh", include_str!("../cuda/ptx.cuh")),
     ("reduce.cuh", include_str!("../cuda/reduce.cuh")),
-    ("rows.cuh", include_str!("../cuda/rows.cuh")),
     ("rms_norm.cuh", include_str!("../cuda/rms_norm.cuh")),
     ("rows.cuh", include_str!("../cuda/rows.cuh")),
+    ("softmax.cuh", include_str!("../cuda/softmax.cuh")),
     ("vector.cuh", include_str!("../cuda/vector.cuh")),
 ];
 
@@ -127,8 +130,19 @@ const HEADERS: &[(&str, &str)] = &[
 pub(super) struct Program {
     name: String,
     module: sys::CUmodule,
-    entries: HashMap<String, sys::CUfunction>,
+    entries: HashMap<String, Entry>,
 }
+
+/// A kernel of a program.
+#[derive(Clone, Copy)]
+struct Entry {
+    function: sys::CUfunction,
+    /// How much dynamic shared memory it may be launched with.
+    shared_bytes: u32,
+}
+
+/// What a kernel may be launched with unless more is asked for.
+const DEFAULT_SHARED_BYTES: u32 = 48 << 10;
 
 impl Program {
     /// Loads the program into the current context, that of a device of this compute capability (times ten).
@@ -154,17 +168,27 @@ impl Program {
         Ok(Program { name, module, entries: HashMap::new() })
     }
 
-    /// The kernel of this name.
-    pub(super) fn entry(&mut self, entry: &str) -> Result<sys::CUfunction> {
-        if let Some(function) = self.entries.get(entry) {
-            return Ok(*function);
+    /// The kernel of this name, fit to be launched with `shared_bytes` bytes of dynamic shared memory.
+    pub(super) fn entry(&mut self, entry: &str, shared_bytes: u32) -> Result<sys::CUfunction> {
+        if !self.entries.contains_key(entry) {
+            let name = CString::new(entry).expect("entry names are identifiers");
+            // SAFETY: the module stays loaded as long as `self`.
+            let function = unsafe { result::module::get_function(self.module, name) }
+                .map_err(|e| driver_error(format!("{}: find {entry}", self.name), e))?;
+            self.entries.insert(entry.to_string(), Entry { function, shared_bytes: DEFAULT_SHARED_BYTES });
         }
-        let name = CString::new(entry).expect("entry names are identifiers");
-        // SAFETY: the module stays loaded as long as `self`.
-        let function = unsafe { result::module::get_function(self.module, name) }
-            .map_err(|e| driver_error(format!("{}: find {entry}", self.name), e))?;
-        self.entries.insert(entry.to_string(), function);
-        Ok(function)
+        let found = self.entries.get_mut(entry).expect("inserted above");
+        if shared_bytes > found.shared_bytes {
+            let which = sys::CUfunction_attribute_enum::CU_FUNC_ATTRIBUTE_MAX_DYNAMIC_SHARED_SIZE_BYTES;
+            // SAFETY: the function is of a module that stays loaded as long as `self`.
+            unsafe { result::function::set_function_attribute(found.function, which, shared_bytes as i32) }
+                .map_err(|e| {
+                let name = &self.name;
+                driver_error(format!("{name}: {shared_bytes} bytes of shared memory for {entry}"), e)
+            })?;
+            found.shared_bytes = shared_bytes;
+        }
+        Ok(found.function)
     }
 }
 
