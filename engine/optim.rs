@@ -4,7 +4,7 @@ use crate::Param;
 use kernels::adamw;
 use kernels::cast::cast;
 use kernels::sum_squares::SumSquares;
-use kernels::{Buffer, Device, Result, Role, run};
+use kernels::{Buffer, DType, Device, Error, Result, Role, Spec, run};
 
 /// Hyper-parameters of [`AdamW`].
 #[derive(Debug, Clone, PartialEq)]
@@ -40,6 +40,14 @@ pub struct State {
     pub v: Buffer,
 }
 
+/// What the parameters of one op have in common.
+#[derive(Debug, Clone, Copy, PartialEq)]
+struct Group {
+    decays: bool,
+    /// Of the weights.
+    dtype: DType,
+}
+
 impl AdamW {
     /// An optimiser of those of `params` that learn. Its state is made when a parameter's first gradient comes.
     pub fn new<'a>(config: AdamWConfig, params: impl IntoIterator<Item = &'a Param>) -> Self {
@@ -55,76 +63,114 @@ impl AdamW {
     /// Updates every parameter that has a gradient, takes the gradients, and returns their global norm from before
     /// clipping. If that norm is not finite nothing is updated and the gradients are dropped: the caller decides.
     ///
-    /// Errors: a weight is still held elsewhere (a graph that was not run backward).
+    /// Clipping and the decision to update are made on the device: reading the norm, last of all, is the only wait.
+    /// Errors: a weight is still held elsewhere (a graph that was not run backward), or a state; then nothing has
+    /// been updated.
     pub fn step(&mut self, lr: f64) -> Result<f64> {
         let grads: Vec<Option<Buffer>> = self.params.iter().map(Param::take_grad).collect();
-        let Some(device) = grads.iter().flatten().next().map(|g| g.device().clone()) else {
+        let (updated, grads): (Vec<usize>, Vec<Buffer>) =
+            grads.into_iter().enumerate().filter_map(|(i, grad)| Some((i, grad?))).unzip();
+        let Some(device) = grads.first().map(|g| g.device().clone()) else {
             self.steps += 1;
             return Ok(0.0);
         };
         let _scope = device.scope("optimizer");
-        let mut squares = 0.0;
-        for grad in grads.iter().flatten() {
-            let sum = run::update(&SumSquares, vec![grad.clone()])?;
-            if !device.is_plan() {
-                squares += sum[0].to_f64()?[0];
+        self.refuse_held(&updated)?;
+        let squares = run::update(&SumSquares, grads.clone())?.swap_remove(0);
+        let fresh = self.make_states(&updated, &device)?;
+        let mut groups: Vec<(Group, Vec<(usize, Buffer)>)> = vec![];
+        for (i, grad) in updated.into_iter().zip(grads) {
+            let group = self.group(i);
+            match groups.iter_mut().find(|(other, _)| *other == group) {
+                Some((_, members)) => members.push((i, grad)),
+                None => groups.push((group, vec![(i, grad)])),
             }
         }
-        let norm = squares.sqrt();
-        if !norm.is_finite() {
-            return Ok(norm);
+        for (group, members) in groups {
+            self.update(group, members, lr, &squares)?;
         }
-        self.steps += 1;
-        let clips = self.config.clip > 0.0 && norm > self.config.clip;
-        // As torch.nn.utils.clip_grad_norm_, whose 1e-6 keeps a tiny norm from dividing by zero.
-        let factor = if clips { self.config.clip / (norm + 1e-6) } else { 1.0 };
-        for (i, grad) in grads.iter().enumerate() {
-            if let Some(grad) = grad {
-                self.update(i, grad, lr, factor, &device)?;
-            }
+        let norm = if device.is_plan() { 0.0 } else { squares.to_f64()?[0].sqrt() };
+        if norm.is_finite() {
+            self.steps += 1;
+        } else {
+            fresh.into_iter().for_each(|i| self.states[i] = None); // as before this step
         }
         Ok(norm)
     }
 
-    fn update(&mut self, i: usize, grad: &Buffer, lr: f64, factor: f64, device: &Device) -> Result<()> {
+    /// An error unless the weights and states of these parameters can be rewritten.
+    fn refuse_held(&self, updated: &[usize]) -> Result<()> {
+        for &i in updated {
+            let state = self.states[i].iter().flat_map(|s| [Some(&s.m), Some(&s.v), s.master.as_ref()]);
+            let held = state.flatten().find(|b| !b.is_unique()).map(Buffer::spec);
+            let held = held.or_else(|| self.params[i].is_held().then(|| self.params[i].spec()));
+            if let Some(spec) = held {
+                return Err(Error::NotUnique { op: "adamw", spec });
+            }
+        }
+        Ok(())
+    }
+
+    /// Makes the states that are missing; of which parameters.
+    fn make_states(&mut self, updated: &[usize], device: &Device) -> Result<Vec<usize>> {
+        let missing = updated.iter().copied().filter(|&i| self.states[i].is_none());
+        let missing: Vec<usize> = missing.collect();
+        for &i in &missing {
+            let param = &self.params[i];
+            let acc = param.grad_dtype();
+            let zeros = || Buffer::zeros(device, param.spec().with_dtype(acc), Role::Optimizer);
+            let narrow = acc != param.spec().dtype;
+            let master = narrow.then(|| cast(&param.value(), acc, Role::Optimizer)).transpose()?;
+            self.states[i] = Some(State { master, m: zeros()?, v: zeros()? });
+        }
+        Ok(missing)
+    }
+
+    /// Which op updates a parameter.
+    fn group(&self, i: usize) -> Group {
         let param = &self.params[i];
-        let acc = param.grad_dtype();
-        let spec = param.spec().with_dtype(acc);
-        let state = match self.states[i].take() {
-            Some(state) => state,
-            None => State {
-                master: (acc != param.spec().dtype)
-                    .then(|| cast(&param.value(), acc, Role::Optimizer))
-                    .transpose()?,
-                m: Buffer::zeros(device, spec, Role::Optimizer)?,
-                v: Buffer::zeros(device, spec, Role::Optimizer)?,
-            },
-        };
+        Group { decays: self.config.decay_all || param.decays(), dtype: param.spec().dtype }
+    }
+
+    /// Updates parameters of one group, each given with its gradient.
+    fn update(
+        &mut self,
+        group: Group,
+        members: Vec<(usize, Buffer)>,
+        lr: f64,
+        squares: &Buffer,
+    ) -> Result<()> {
         let c = &self.config;
-        let decays = c.decay_all || param.decays();
-        let weight_decay = if decays { c.weight_decay } else { 0.0 };
-        let op = adamw::AdamW { beta1: c.betas[0], beta2: c.betas[1], eps: c.eps, weight_decay };
-        let scalars = |values: &[f64]| {
-            Buffer::from_f64(device, spec.with_dims([values.len()]), values, Role::Workspace)
+        let acc = group.dtype.acc();
+        let op = adamw::AdamW {
+            beta1: c.betas[0],
+            beta2: c.betas[1],
+            eps: c.eps,
+            weight_decay: if group.decays { c.weight_decay } else { 0.0 },
+            clip: c.clip,
+            narrow: acc != group.dtype,
         };
-        let (hyper, clip) = (scalars(&op.hyper(lr, self.steps))?, scalars(&[factor])?);
-        let mut kept = None;
-        param.update("adamw", |weight| {
-            let State { master, m, v } = state;
-            let has_master = master.is_some();
-            let mut ins = match master {
-                Some(master) => vec![master, grad.clone(), m, v, hyper, clip, weight],
-                None => vec![weight, grad.clone(), m, v, hyper, clip],
-            };
-            ins = run::update(&op, ins)?;
-            let mut outs = ins.into_iter();
+        let hyper = op.hyper(lr, self.steps + 1);
+        let hyper = Buffer::from_f64(squares.device(), Spec::new(acc, [3]), &hyper, Role::Workspace)?;
+        let mut ins = vec![hyper, squares.clone()];
+        let mut indices = vec![];
+        for (i, grad) in members {
+            let State { master, m, v } = self.states[i].take().expect("made before");
+            let weight = self.params[i].take_value();
+            match master {
+                Some(master) => ins.extend([master, grad, m, v, weight]),
+                None => ins.extend([weight, grad, m, v]),
+            }
+            indices.push(i);
+        }
+        let mut outs = run::update(&op, ins)?.into_iter();
+        for i in indices {
             let mut next = || outs.next().expect("adamw returns what it updates");
             let (first, m, v) = (next(), next(), next());
-            let (master, weight) = if has_master { (Some(first), next()) } else { (None, first) };
-            kept = Some(State { master, m, v });
-            Ok(weight)
-        })?;
-        self.states[i] = kept;
+            let (master, weight) = if op.narrow { (Some(first), next()) } else { (None, first) };
+            self.params[i].set_value(weight);
+            self.states[i] = Some(State { master, m, v });
+        }
         Ok(())
     }
 

@@ -2,7 +2,7 @@
 
 use crate::Tensor;
 use crate::graph::Edge;
-use kernels::{Buffer, DType, Error, Result, Spec};
+use kernels::{Buffer, DType, Spec};
 use std::fmt;
 use std::sync::{Arc, Mutex, MutexGuard};
 
@@ -95,17 +95,14 @@ impl Param {
         self.state().grad = Some(grad);
     }
 
-    /// Lets `f` rewrite the weight in place. An error if anything (a graph that still needs it, say) holds it too.
-    pub(crate) fn update(&self, op: &'static str, f: impl FnOnce(Buffer) -> Result<Buffer>) -> Result<()> {
-        let mut state = self.state();
-        let value = state.value.take().expect("a weight is never left out of its parameter");
-        if !value.is_unique() {
-            let spec = value.spec();
-            state.value = Some(value);
-            return Err(Error::NotUnique { op, spec });
-        }
-        state.value = Some(f(value)?);
-        Ok(())
+    /// Whether anything else (a graph that still needs the weight, say) holds its bytes too.
+    pub(crate) fn is_held(&self) -> bool {
+        !self.state().value.as_ref().expect("a weight is never left out of its parameter").is_unique()
+    }
+
+    /// The weight, taken out, to be rewritten and put back by [`Param::set_value`].
+    pub(crate) fn take_value(&self) -> Buffer {
+        self.state().value.take().expect("a weight is never left out of its parameter")
     }
 
     pub(crate) fn address(&self) -> usize {

@@ -20,7 +20,6 @@ pub mod error;
 pub mod gated;
 pub mod gemm;
 pub mod kv_cache;
-mod launch;
 pub mod layer_norm;
 pub mod math;
 pub mod op;

@@ -17,34 +17,37 @@ pub struct Step<A> {
     rate: A,
     /// sqrt(1 - beta2^t).
     correction: A,
+    /// What gradients are multiplied by.
     clip: A,
     /// 1 - beta1 and 1 - beta2, rounded once.
     rest: [A; 2],
 }
 
 impl<A: Float> Step<A> {
-    /// From the op and the contents of its buffers `hyper` and `clip`.
-    pub fn new(op: &AdamW, hyper: &[A], clip: &[A]) -> Self {
-        Step {
+    /// From the op and the contents of its buffers `hyper` and `squares`; None if the norm is not finite.
+    pub fn new(op: &AdamW, hyper: &[A], squares: &[A]) -> Option<Self> {
+        let norm = squares[0].f64().sqrt();
+        let clips = op.clip > 0.0 && norm > op.clip;
+        let factor = if clips { op.clip / (norm + 1e-6) } else { 1.0 };
+        norm.is_finite().then(|| Step {
             beta1: A::of(op.beta1),
             beta2: A::of(op.beta2),
             eps: A::of(op.eps),
             keep: A::ONE - hyper[0] * A::of(op.weight_decay),
             rate: hyper[1],
             correction: hyper[2],
-            clip: clip[0],
+            clip: A::of(factor),
             rest: [A::of(1.0 - op.beta1), A::of(1.0 - op.beta2)],
-        }
+        })
     }
 }
 
-/// One step over all elements; `weight`, if there is one, becomes the rounded master.
+/// One step over all elements of a tensor with its two moments; `weight`, if there is one, becomes the rounded master.
 pub fn update<T: Real>(
     step: &Step<T::Acc>,
     master: &mut [T::Acc],
     grad: &[T::Acc],
-    m: &mut [T::Acc],
-    v: &mut [T::Acc],
+    [m, v]: [&mut [T::Acc]; 2],
     weight: Option<&mut [T]>,
 ) {
     let state = master.par_chunks_mut(GRAIN).zip(grad.par_chunks(GRAIN));

@@ -1,15 +1,15 @@
 //! Cross entropy on a GPU: launches the kernels of `cross_entropy.cu`.
 
 use crate::device::gpu::{Gpu, Grid, KernelArg};
+use crate::device::launch::{entry, over_elements, width};
 use crate::device::program::Source;
-use crate::launch::{blocks, count, entry};
 use crate::{Buffer, Result, Spec};
 
 const NAME: &str = "cross_entropy";
 /// The program of all its kernels.
 pub const SOURCE: Source = Source::new("cross_entropy/cross_entropy.cu", include_str!("cross_entropy.cu"));
 
-/// The launch bound of every kernel here.
+/// The launch bound of the kernels that go over rows.
 const MAX_THREADS: usize = 512;
 /// Vectors of a row that a thread keeps in registers.
 const KEEP: usize = 8;
@@ -52,9 +52,9 @@ pub fn forward(
         KernelArg::write(terms),
         dx,
         KernelArg::I64(spec.rows() as i64),
-        KernelArg::U32(count(NAME, spec.last())?),
+        KernelArg::U32(width(NAME, spec)?),
     ];
-    let grid = Grid::linear(blocks(spec.rows()), threads(spec));
+    let grid = Grid::linear(spec.rows().min(i32::MAX as usize) as u32, threads(spec));
     // SAFETY: arguments as in the signature of cross_entropy_fwd; labels, w and terms have an element per row of the
     // logits, all on this device; dx is null or the logits, held here alone; the kernel strides over all rows
     // whatever the grid, and compares each label with the width.
@@ -73,8 +73,7 @@ pub fn backward(gpu: &Gpu, dx: &mut Buffer, dloss: &Buffer) -> Result<()> {
         return Ok(());
     }
     let args = [KernelArg::write(dx), KernelArg::read(dloss), KernelArg::I64(spec.elements() as i64)];
-    let vectors = (spec.bytes() / 16).div_ceil(MAX_THREADS).max(1);
-    let grid = Grid::linear(vectors.min(4 * gpu.multiprocessors() as usize) as u32, MAX_THREADS as u32);
+    let grid = over_elements(gpu, spec.elements(), spec.dtype);
     // SAFETY: arguments as in the signature of cross_entropy_bwd: dx has `elements` elements and dloss one, on this
     // device; the kernel strides over all elements whatever the grid.
     unsafe { gpu.launch(NAME, &SOURCE, &name, grid, &args) }

@@ -35,6 +35,12 @@ pub(crate) fn width(op: &'static str, x: Spec) -> Result<u32> {
     i32::try_from(x.last()).map(|w| w as u32).map_err(too_wide)
 }
 
+/// The number of elements of `x` for a kernel that counts them in 32 bits.
+pub(crate) fn elements(op: &'static str, x: Spec) -> Result<u32> {
+    let too_many = |_| Error::shape(op, format!("{x} is too large, at most {} elements", i32::MAX));
+    i32::try_from(x.elements()).map(|n| n as u32).map_err(too_many)
+}
+
 /// How many vectors of type `dtype` a row takes: one per value if vectors do not divide it.
 pub(crate) fn vectors(width: usize, dtype: DType) -> usize {
     let values = VECTOR / dtype.size();
@@ -79,4 +85,12 @@ pub(crate) fn walking_rows(gpu: &Gpu, x: Spec, per_multiprocessor: usize) -> Gri
 /// The partial sums that the blocks of such a grid leave for rows like those of `x`.
 pub(crate) fn partial_rows(grid: Grid, x: Spec) -> Spec {
     Spec::new(DType::F32, [grid.blocks[0] as usize, x.last()])
+}
+
+/// A grid of one block per row (or per `columns` values of it) of `x`, for `copy_row`: a thread has about four vectors,
+/// which it copies together. Rows beyond the grid are strided over.
+pub(crate) fn over_copied_rows(x: Spec, columns: usize) -> Grid {
+    let vectors = (columns * x.dtype.size()).div_ceil(VECTOR);
+    let threads = vectors.div_ceil(4).next_multiple_of(32).clamp(32, 256);
+    Grid::linear(x.rows().min(i32::MAX as usize) as u32, threads as u32)
 }

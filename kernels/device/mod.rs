@@ -19,6 +19,7 @@ pub mod prebuilt;
 pub mod program;
 mod staging;
 pub mod tensor_map;
+pub(crate) mod tensors;
 
 pub use buffer::Buffer;
 pub use mapped::MappedFile;

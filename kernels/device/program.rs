@@ -112,6 +112,7 @@ fn includes(text: &str) -> Vec<String> {
 
 /// What kernels include: names and texts. Kernels use no other header.
 const HEADERS: &[(&str, &str)] = &[
+    ("copy_rows.cuh", include_str!("../cuda/copy_rows.cuh")),
     ("curve.cuh", include_str!("../cuda/curve.cuh")),
     ("elementwise.cuh", include_str!("../cuda/elementwise.cuh")),
     ("flash.cuh", include_str!("../cuda/flash.cuh")),
@@ -123,6 +124,7 @@ const HEADERS: &[(&str, &str)] = &[
     ("rms_norm.cuh", include_str!("../cuda/rms_norm.cuh")),
     ("rows.cuh", include_str!("../cuda/rows.cuh")),
     ("softmax.cuh", include_str!("../cuda/softmax.cuh")),
+    ("tensors.cuh", include_str!("../cuda/tensors.cuh")),
     ("vector.cuh", include_str!("../cuda/vector.cuh")),
 ];
 

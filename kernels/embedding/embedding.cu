@@ -15,7 +15,7 @@
 //           the table gives a row of NaN; it sorts behind all others, and backward stops there. Rows that are not
 //           16-byte aligned take the same code with vectors of one value.
 // Source    Our own. Sorting by counting smaller keys is folklore.
-#include "rows.cuh"
+#include "copy_rows.cuh"
 
 constexpr u32 THREADS = 256;
 constexpr u32 WARPS = THREADS / 32;

@@ -1,8 +1,8 @@
 //! Embedding on a GPU: launches the kernels of `embedding.cu`.
 
 use crate::device::gpu::{Gpu, Grid, KernelArg};
+use crate::device::launch::{elements, entry, over_copied_rows, width};
 use crate::device::program::Source;
-use crate::launch::{blocks, copy_threads, count, entry};
 use crate::op::Backward;
 use crate::{Buffer, DType, Result};
 
@@ -25,14 +25,14 @@ pub fn forward(gpu: &Gpu, table: &Buffer, ids: &Buffer, y: &mut Buffer) -> Resul
     if y.spec().elements() == 0 {
         return Ok(());
     }
-    let grid = Grid::linear(blocks(tokens), copy_threads(spec, spec.last()));
+    let grid = over_copied_rows(y.spec(), spec.last());
     let args = [
         KernelArg::read(table),
         KernelArg::read(ids),
         KernelArg::write(y),
         KernelArg::I64(tokens as i64),
         KernelArg::U64(spec.dims()[0] as u64),
-        KernelArg::U32(count(NAME, spec.last())?),
+        KernelArg::U32(width(NAME, spec)?),
     ];
     // SAFETY: arguments as in the signature of embedding_fwd; `infer` made y one row of the table's width per id, all
     // on this device; the kernel strides over all ids whatever the grid, and compares each with the table's size.
@@ -50,8 +50,8 @@ pub fn backward(gpu: &Gpu, io: &mut Backward) -> Result<()> {
     let (ids, dy) = (io.saved(0), io.dy());
     if dy.spec().elements() > 0 {
         let (mut order, mut sorted) = (io.temp(ids.spec())?, io.temp(ids.spec())?);
-        let [size, width] = [dtable.dims()[0], dtable.dims()[1]];
-        let (tokens, columns) = (count(NAME, ids.spec().elements())?, count(NAME, width)?);
+        let (size, tokens, columns) =
+            (dtable.dims()[0], elements(NAME, ids.spec())?, width(NAME, dy.spec())?);
         let args = [
             KernelArg::read(ids),
             KernelArg::write(&mut order),
@@ -77,12 +77,12 @@ pub fn backward(gpu: &Gpu, io: &mut Backward) -> Result<()> {
             KernelArg::U32(columns),
             KernelArg::U32(add.into()),
         ];
-        let chunks = (width * dtype.size()).div_ceil(CHUNK_BYTES).min(MAX_Y) as u32;
-        for (part, x, y, threads) in [
-            ("few", tokens, 1, copy_threads(dy.spec(), width)),
-            ("many", tokens.div_ceil(MANY), chunks, THREADS),
+        let chunks = (dy.spec().last() * dtype.size()).div_ceil(CHUNK_BYTES).min(MAX_Y) as u32;
+        let places = [tokens.div_ceil(MANY), chunks, 1];
+        for (part, grid) in [
+            ("few", over_copied_rows(dy.spec(), dy.spec().last())),
+            ("many", Grid { blocks: places, ..Grid::linear(1, THREADS) }),
         ] {
-            let grid = Grid { blocks: [x, y, 1], ..Grid::linear(1, threads) };
             // SAFETY: arguments as in the signatures of embedding_bwd_few and _many; dy has a row per position, as
             // wide as the table's; a block per sorted place, or per MANY of them and 32 vectors of columns; ids
             // are compared with the table's size.

@@ -1,8 +1,8 @@
 //! Appending to the cache on a GPU: launches the kernel of `kv_cache.cu`.
 
-use crate::device::gpu::{Gpu, Grid, KernelArg};
+use crate::device::gpu::{Gpu, KernelArg};
+use crate::device::launch::{entry, over_copied_rows, width};
 use crate::device::program::Source;
-use crate::launch::{blocks, copy_threads, count, entry};
 use crate::{Buffer, Result};
 
 const NAME: &str = "kv_cache";
@@ -21,10 +21,10 @@ pub fn append(gpu: &Gpu, cache: &mut Buffer, qkv: &Buffer, rows: &Buffer) -> Res
         KernelArg::write(cache),
         KernelArg::I64(row.rows() as i64),
         KernelArg::U64(spec.rows() as u64),
-        KernelArg::U32(count(NAME, row.last())?),
-        KernelArg::U32(count(NAME, spec.last())?),
+        KernelArg::U32(width(NAME, row)?),
+        KernelArg::U32(width(NAME, spec)?),
     ];
-    let grid = Grid::linear(blocks(row.rows()), copy_threads(spec, spec.last()));
+    let grid = over_copied_rows(row, spec.last());
     // SAFETY: arguments as in the signature of kv_cache_fwd; `infer` made rows one u32 per row of qkv, and those at
     // least as wide as the cache's, all on this device; the kernel strides over all rows whatever the grid, and
     // compares each place with the number of the cache's rows.

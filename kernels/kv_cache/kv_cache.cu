@@ -6,7 +6,7 @@
 // Hazards   Rows with places of their own are written apart; of rows that share one, which gets there is open, value
 //           by value. A row outside the cache is written nowhere.
 // Source    Our own.
-#include "rows.cuh"
+#include "copy_rows.cuh"
 
 constexpr int THREADS = 256;
 

@@ -1,8 +1,8 @@
 //! Splice on a GPU: launches the kernels of `splice.cu`.
 
-use crate::device::gpu::{Gpu, Grid, KernelArg};
+use crate::device::gpu::{Gpu, KernelArg};
+use crate::device::launch::{entry, over_copied_rows, width};
 use crate::device::program::Source;
-use crate::launch::{blocks, copy_threads, count, entry};
 use crate::op::Backward;
 use crate::{Buffer, Result};
 
@@ -23,9 +23,9 @@ pub fn forward(gpu: &Gpu, features: &Buffer, rows: &Buffer, y: &mut Buffer) -> R
         KernelArg::write(y),
         KernelArg::I64(spec.rows() as i64),
         KernelArg::U64(tokens),
-        KernelArg::U32(count(NAME, spec.last())?),
+        KernelArg::U32(width(NAME, spec)?),
     ];
-    let grid = Grid::linear(blocks(spec.rows()), copy_threads(spec, spec.last()));
+    let grid = over_copied_rows(spec, spec.last());
     // SAFETY: arguments as in the signature of splice_fwd; `infer` made rows one u32 per feature, and features as wide
     // as y, all on this device; the kernel strides over all features whatever the grid, and compares each row with
     // the number of y's.
@@ -47,9 +47,9 @@ pub fn backward(gpu: &Gpu, io: &mut Backward) -> Result<()> {
             KernelArg::write_or_null(dfeatures.as_mut()),
             KernelArg::I64(spec.rows() as i64),
             KernelArg::U64(x.rows() as u64),
-            KernelArg::U32(count(NAME, spec.last())?),
+            KernelArg::U32(width(NAME, spec)?),
         ];
-        let grid = Grid::linear(blocks(spec.rows()), copy_threads(spec, spec.last()));
+        let grid = over_copied_rows(spec, spec.last());
         // SAFETY: arguments as in the signature of splice_bwd; dy is like x, and dx is null or dy, held here alone;
         // rows has one u32 per feature and dfeatures, if wanted, a row as wide as x, all on this device; the kernel
         // strides over all features whatever the grid, and compares each row with the number of x's.

@@ -9,7 +9,7 @@
 //           value. A row outside x is not touched, and the gradient of its feature is NaN. dx may be dy: each thread
 //           zeroes only what it has read itself.
 // Source    Our own.
-#include "rows.cuh"
+#include "copy_rows.cuh"
 
 constexpr int THREADS = 256;
 

@@ -98,22 +98,22 @@ fn splice_writes_into_x_unless_x_is_held() {
 #[test]
 fn adamw_updates_its_state_where_it_lies_and_refuses_what_is_held() {
     let device = Device::cpu();
-    let op = AdamW { beta1: 0.9, beta2: 0.95, eps: 1e-8, weight_decay: 0.0 };
+    let op = AdamW { beta1: 0.9, beta2: 0.95, eps: 1e-8, weight_decay: 0.0, clip: 0.0, narrow: false };
     let hyper: Vec<f32> = op.hyper(0.1, 1).iter().map(|v| *v as f32).collect();
     let ins = || {
         let state = |v: f32| f32s(&device, &[2], &[v, v]);
         let scalars = [f32s(&device, &[3], &hyper), f32s(&device, &[1], &[1.0])];
-        [state(1.0), state(0.5), state(0.0), state(0.0)].into_iter().chain(scalars).collect::<Vec<_>>()
+        scalars.into_iter().chain([1.0, 0.5, 0.0, 0.0].map(state)).collect::<Vec<_>>()
     };
     let fresh = ins();
-    let address = fresh[0].slice::<f32>().as_ptr();
+    let address = fresh[2].slice::<f32>().as_ptr();
     let outs = run::update(&op, fresh).unwrap();
     assert_eq!(outs[0].slice::<f32>().as_ptr(), address);
     // The first step moves every element by the learning rate, whatever the gradient.
     assert!(outs[0].slice::<f32>().iter().all(|w| (w - 0.9).abs() < 1e-6));
 
     let shared = ins();
-    let held = shared[0].clone();
+    let held = shared[2].clone();
     let refused = run::update(&op, shared).unwrap_err();
     assert!(matches!(refused, Error::NotUnique { op: "adamw", .. }), "{refused}");
     assert_eq!(held.slice::<f32>(), [1.0, 1.0]);

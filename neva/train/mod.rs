@@ -27,8 +27,9 @@ use crate::data::{DataOptions, Dataset};
 use crate::image::{Mode, Preprocess, Processor};
 use crate::model::{IGNORE, Model};
 use crate::{Error, Result, device};
-use engine::{AdamW, AdamWConfig, DType, Device, Schedule, Tensor, backward};
+use engine::{AdamW, AdamWConfig, DType, Device, Param, Schedule, Tensor, backward};
 use kernels::random::derive;
+use kernels::sum_squares::SumSquares;
 use progress::{Progress, StepReport};
 use run_dir::RunDir;
 use serde_json::json;
@@ -309,10 +310,21 @@ impl<'a> Trainer<'a> {
 
     /// An update can overflow although loss and gradient were finite; such weights are no checkpoint to go on from.
     fn check_finite(&self) -> Result<()> {
-        for param in self.setup.model.params().into_iter().filter(|p| p.trainable()) {
-            let squares = kernels::run::update(&kernels::sum_squares::SumSquares, vec![param.value()])?;
-            if !squares[0].to_f64()?[0].is_finite() {
-                return Err(diverged(self.position.step, &format!("{} is not finite", param.name())));
+        let finite = |params: &[&Param]| -> Result<bool> {
+            let values = params.iter().map(|p| p.value()).collect();
+            Ok(kernels::run::update(&SumSquares, values)?[0].to_f64()?[0].is_finite())
+        };
+        let params = self.setup.model.params();
+        for dtype in [DType::F32, DType::Bf16] {
+            let of_type = |p: &Param| p.trainable() && p.spec().dtype == dtype;
+            let params: Vec<&Param> = params.iter().copied().filter(|p| of_type(p)).collect();
+            if params.is_empty() || finite(&params)? {
+                continue;
+            }
+            for param in params {
+                if !finite(&[param])? {
+                    return Err(diverged(self.position.step, &format!("{} is not finite", param.name())));
+                }
             }
         }
         Ok(())
