@@ -9,7 +9,8 @@ use crate::op::Forward;
 use crate::{Buffer, Result};
 
 const NAME: &str = "adamw";
-const SOURCE: Source = Source::new("adamw/adamw.cu", include_str!("adamw.cu"));
+/// The program.
+pub const SOURCE: Source = Source::new("adamw/adamw.cu", include_str!("adamw.cu"));
 
 /// One step over all tensors. `outs` are the op's outputs, which hold their old values; the other inputs are in `io`.
 pub fn update(gpu: &Gpu, op: &AdamW, io: &Forward, outs: &mut [Buffer]) -> Result<()> {

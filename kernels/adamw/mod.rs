@@ -168,7 +168,7 @@ pub const ENTRY: Entry = Entry {
     name: "adamw",
     summary: "one optimiser step of some tensors in place, clipped by the global norm",
     passes: "update",
-    programs: &[],
+    programs: &[gpu::SOURCE],
     cases: || {
         let narrow = AdamW { beta1: 0.9, beta2: 0.95, eps: 1e-8, weight_decay: 0.1, clip: 0.5, narrow: true };
         let wide = AdamW { narrow: false, ..narrow.clone() };

@@ -8,7 +8,8 @@ use crate::op::Forward;
 use crate::{Buffer, DType, Result, Spec};
 
 const NAME: &str = "sum_squares";
-const SOURCE: Source = Source::new("sum_squares/sum_squares.cu", include_str!("sum_squares.cu"));
+/// The program.
+pub const SOURCE: Source = Source::new("sum_squares/sum_squares.cu", include_str!("sum_squares.cu"));
 
 /// `y` = the sum of squares over all inputs.
 pub fn forward(gpu: &Gpu, io: &Forward, y: &mut Buffer) -> Result<()> {

@@ -69,7 +69,7 @@ pub const ENTRY: Entry = Entry {
     name: "sum_squares",
     summary: "y = sum of x^2 over all elements of some tensors",
     passes: "forward",
-    programs: &[],
+    programs: &[gpu::SOURCE],
     cases: || {
         let many = |sizes: &[usize]| sizes.iter().map(|n| Input::normal([*n])).collect::<Vec<_>>();
         vec![
