@@ -11,6 +11,9 @@ namespace sim {
 // The pool grows by as much at a time.
 static constexpr uint64_t POOL_STEP = 32 << 20;
 
+// How much memory may wait for a queued free to run.
+static constexpr uint64_t MOST_WAITING = 256 << 20;
+
 void Pool::take(uint64_t bytes) {
   used += bytes;
   if (used > reserved) reserved = (used + POOL_STEP - 1) / POOL_STEP * POOL_STEP;
@@ -84,7 +87,11 @@ SIM_EXPORT Result cuMemFreeAsync(Pointer pointer, void* handle) {
     context.allocations.erase(it);
     if (freed.pooled) context.pool.give(freed.bytes);
     else context.plain_bytes -= freed.bytes;
-    return enqueue(context, handle, [&context, pointer] { release(context, pointer); });
+    Result result = enqueue(context, handle, [&context, pointer] { release(context, pointer); });
+    // The host's memory is not the card's: what waits to be released is not to pile up.
+    uint64_t waiting = context.memory.capacity() - context.memory.free_bytes() - context.pool.used - context.plain_bytes;
+    if (waiting > MOST_WAITING) stream->end().reach();
+    return result;
   });
 }
 

@@ -5,6 +5,7 @@
 //! NVIDIA's and knows no difference: it loads, compiles and launches as on a card. How the simulator works is in the
 //! files themselves; start with `driver.h` and `block.h`.
 
+use std::collections::BTreeSet;
 use std::env;
 use std::ffi::OsString;
 use std::fmt;
@@ -110,7 +111,7 @@ const LIBRARIES: &[Library] = &[
 ];
 
 const COMPILE: [&str; 8] =
-    ["-c", "-std=c++17", "-O2", "-g", "-Wall", "-Wextra", "-fPIC", "-fvisibility=hidden"];
+    ["-c", "-std=c++17", "-O2", "-g1", "-Wall", "-Wextra", "-fPIC", "-fvisibility=hidden"];
 
 /// An undefined symbol is an error here, not at the first launch.
 const LINK: [&str; 2] = ["-shared", "-Wl,-z,defs"];
@@ -214,7 +215,9 @@ impl Simulator {
 
 /// Compiles the sources of all libraries, as many at a time as there are processors.
 fn compile_all(compiler: &str, directory: &Path) -> Result<(), Error> {
-    let sources: Vec<&str> = LIBRARIES.iter().flat_map(|library| library.sources.iter().copied()).collect();
+    let sources: BTreeSet<&str> =
+        LIBRARIES.iter().flat_map(|library| library.sources.iter().copied()).collect();
+    let sources: Vec<&str> = sources.into_iter().collect();
     let next = AtomicUsize::new(0);
     let compile = || -> Result<(), Error> {
         while let Some(source) = sources.get(next.fetch_add(1, Ordering::Relaxed)) {

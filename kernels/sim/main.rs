@@ -1,6 +1,6 @@
 //! `kernel-sim COMMAND [ARGUMENT...]` runs a command on the simulated GPU; see the library.
 //!
-//! `NEVA_SIM` chooses what is simulated: `settings.h` lists it.
+//! `NEVA_SIM` chooses what is simulated: `settings.h` lists it. `NEVA_SIM_FAULT` lets something fail: see `faults.h`.
 
 use kernel_sim::{Simulator, default_cache};
 use std::env;

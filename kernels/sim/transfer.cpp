@@ -24,6 +24,8 @@ static Result check(Context& context, Pointer start, size_t bytes) {
   return context.memory.contains(start, bytes) ? SUCCESS : INVALID_VALUE;
 }
 
+static bool overlap(Pointer x, Pointer y, size_t bytes) { return x < y + bytes && y < x + bytes; }
+
 static bool is_recorded(Context& context, void* stream) {
   auto found = stream_of(context, stream);
   return found && found->capture;
@@ -32,6 +34,7 @@ static bool is_recorded(Context& context, void* stream) {
 // Pinned memory is read when the copy runs. Of other memory the driver takes a copy before it returns; a graph reads
 // it at each launch.
 static Result upload(Context& context, Pointer to, const void* from, size_t bytes, void* stream) {
+  if (bytes == 0) return SUCCESS;
   if (Result wrong = check(context, to, bytes)) return wrong;
   bool pinned = context.holds_pinned(from, bytes);
   if (pinned || is_recorded(context, stream)) {
@@ -49,6 +52,7 @@ static Result upload(Context& context, Pointer to, const void* from, size_t byte
 
 // Pinned memory is written when the copy runs; for other memory the driver returns once the copy is done.
 static Result download(Context& context, void* to, Pointer from, size_t bytes, void* stream) {
+  if (bytes == 0) return SUCCESS;
   if (Result wrong = check(context, from, bytes)) return wrong;
   bool pinned = context.holds_pinned(to, bytes), recorded = is_recorded(context, stream);
   Result result = enqueue(context, stream, [&context, to, from, bytes, pinned] {
@@ -61,15 +65,18 @@ static Result download(Context& context, void* to, Pointer from, size_t bytes, v
 }
 
 static Result move(Context& context, Pointer to, Pointer from, size_t bytes, void* stream) {
+  if (bytes == 0) return SUCCESS;
   if (Result wrong = check(context, to, bytes)) return wrong;
   if (Result wrong = check(context, from, bytes)) return wrong;
+  if (overlap(to, from, bytes)) return complain(INVALID_VALUE, "a copy onto a part of itself has no defined result");
   return enqueue(context, stream, [&context, to, from, bytes] {
-    if (device_holds(context, to, bytes) && device_holds(context, from, bytes)) memmove(host(to), host(from), bytes);
+    if (device_holds(context, to, bytes) && device_holds(context, from, bytes)) memcpy(host(to), host(from), bytes);
   });
 }
 
 template <class T>
 static Result fill(Context& context, Pointer to, T value, size_t count, void* stream) {
+  if (count == 0) return SUCCESS;
   size_t bytes = count * sizeof(T);
   if (count > SIZE_MAX / sizeof(T) || to % sizeof(T) != 0) return INVALID_VALUE;
   if (Result wrong = check(context, to, bytes)) return wrong;

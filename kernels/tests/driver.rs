@@ -232,6 +232,23 @@ fn device_memory_freed_under_a_copy_is_a_fault() {
 }
 
 #[test]
+fn copies_of_nothing_and_onto_themselves() {
+    simulated(&[LATE], || {
+        open();
+        let (stream, device) = (stream(NON_BLOCKING), upload(&[1u8, 2, 3, 4]));
+        assert_eq!(cuda!(cuMemcpyDtoDAsync_v2(device + 2, device, 2, stream)), OK);
+        assert_eq!(
+            cuda!(cuMemcpyDtoDAsync_v2(device + 1, device, 2, stream)),
+            CUresult::CUDA_ERROR_INVALID_VALUE
+        );
+        assert_eq!(copy_to_device(0, &[], stream), OK);
+        assert_eq!(copy_to_device(device + 3, &[0, 0], stream), CUresult::CUDA_ERROR_INVALID_VALUE);
+        assert_eq!(cuda!(cuMemsetD32Async(device + 2, 0, 1, stream)), CUresult::CUDA_ERROR_INVALID_VALUE);
+        assert_eq!(download::<u8>(device, 4), [1, 2, 1, 2]);
+    });
+}
+
+#[test]
 fn a_planned_allocation_finds_no_room() {
     simulated(&[&[("NEVA_SIM_FAULT", "alloc:2")]], || {
         open();

@@ -22,6 +22,11 @@ KERNEL(32, through_shared, u32* out, u32 value) {
   words[value / 4 - 1] = 5;
   if (threadIdx.x == 0) *out = words[value / 4 - 1];
 }
+KERNEL(32, static_shared, u32* out, u32 value) {
+  SMEM_ARRAY(u32, words, 10 << 10);
+  words[threadIdx.x] = value;
+  out[0] = words[threadIdx.x];
+}
 "#;
 
 #[test]
@@ -74,6 +79,20 @@ fn dynamic_shared_memory_beyond_48_kib_has_to_be_asked_for() {
             OK
         );
         assert_eq!(value, 32);
+    });
+}
+
+/// On a card the launch is refused: there the compiler has said how much is static.
+#[test]
+fn static_and_dynamic_shared_memory_count_together() {
+    simulated(&[LATE], || {
+        open();
+        let (stream, out) = (stream(NON_BLOCKING), upload(&[0u32]));
+        let static_shared = function(module(SOURCE), c"static_shared");
+        assert_eq!(launch(static_shared, 8 << 10, stream, out, 3), OK);
+        assert_eq!(download::<u32>(out, 1), [3]);
+        assert_eq!(launch(static_shared, (8 << 10) + 1, stream, out, 4), OK);
+        assert_eq!(synchronize(stream), CUresult::CUDA_ERROR_LAUNCH_FAILED);
     });
 }
 
