@@ -21,7 +21,7 @@ struct Mbarrier {
   uint64_t* object;
   uint32_t count, pending;  // arrivals of a phase, and those still missing in this one
   int64_t bytes;            // announced and not yet copied
-  uint32_t phase;
+  uint32_t phase;  // its parity
   int owner;    // the thread that initialised it
   bool fenced;  // whether the engine may know of it
   std::vector<int> waiting;
@@ -199,6 +199,16 @@ void async_thread_returns() {
 void async_block_ends() {
   if (!engine.loads.empty())
     fail("the block ends while its TMA load" + at(engine.loads[0].tile.place) + " may still write shared memory");
+}
+
+std::string mbarriers() {
+  std::string text;
+  for (const Mbarrier* barrier : engine.barriers)
+    if (!barrier->waiting.empty())
+      text += "\n  an mbarrier with " + std::to_string(barrier->waiting.size()) + " threads waiting: its phase " +
+              std::to_string(barrier->phase) + " misses " + std::to_string(barrier->pending) + " arrivals and " +
+              std::to_string(barrier->bytes) + " bytes";
+  return text;
 }
 
 bool engine_busy() { return !engine.loads.empty(); }

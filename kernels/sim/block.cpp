@@ -228,7 +228,7 @@ void make_ready(int thread) { block.ready.set(thread); }
 void block_here() {
   block.ready.clear(block.current);
   int next = pick();
-  if (next < 0) fail("deadlock: no thread can run");
+  if (next < 0) fail("deadlock: no thread can run" + mbarriers());
   switch_to(next);
 }
 
@@ -249,7 +249,7 @@ namespace {
   if (block.live == 1) async_block_ends(), wgmma_block_ends();
   if (--block.live == 0) sim_switch(&abandoned, block.host_sp);
   int next = pick();
-  if (next < 0) fail("deadlock: threads have returned that others wait for");
+  if (next < 0) fail("deadlock: threads have returned that others wait for" + mbarriers());
   switch_to(next);
   __builtin_unreachable();
 }

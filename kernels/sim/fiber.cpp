@@ -57,6 +57,10 @@ void* Stack::prepare(void (*entry)()) {
 #elif defined(__aarch64__)
 
 // Frame, from the stack pointer up: x19..x30 (x30 is the return address), d8..d15.
+//
+// Checked 2026-11-24 with g++ 12 for aarch64 under qemu-aarch64 (packages g++-aarch64-linux-gnu, qemu-user): kernels of
+// the conformance suite, and one of 1,024 threads that keeps floats across barriers, gave the bits that they give on
+// x86-64, under four schedules.
 asm(R"(
 .text
 .globl sim_switch

@@ -15,7 +15,7 @@ struct Arguments {
   std::vector<void*> pointers;
 
   Arguments(const SimParameter* parameters, void** values) {
-    constexpr size_t ALIGNMENT = 128;  // of the most aligned parameter there is, a tensor map
+    constexpr size_t ALIGNMENT = 64;  // of the most aligned parameter there is, a tensor map
     std::vector<size_t> offsets;
     size_t end = 0;
     for (auto* p = parameters; p->bytes; p++) {

@@ -203,7 +203,7 @@ DEV void named_barrier_arrive(u32 id, u32 threads, SIM_HERE) { sim_barrier(id, t
 
 // ---- Hopper ----
 
-struct alignas(128) TensorMap {
+struct alignas(64) TensorMap {
   u64 opaque[16];
 };
 #define TENSOR_MAP(name) const TensorMap name
