@@ -3,9 +3,11 @@
 #include <algorithm>
 #include <cstring>
 #include <string>
+#include <utility>
 #include <vector>
 
 #include "block.h"
+#include "checker.h"
 #include "memory.h"
 #include "tensor_map.h"
 
@@ -16,6 +18,8 @@ constexpr uint32_t MOST_ARRIVALS = (1u << 20) - 1;
 constexpr int64_t MOST_BYTES = (1 << 20) - 1;
 constexpr uint64_t TAG = 0x7265'6972'7261'626d;  // lies in the object while it is one
 
+constexpr const char *LOAD = "a TMA load", *STORE = "a TMA store";
+
 // An mbarrier object. The kernel's own eight bytes hold the tag; its state is here.
 struct Mbarrier {
   uint64_t* object;
@@ -25,6 +29,8 @@ struct Mbarrier {
   int owner;    // the thread that initialised it
   bool fenced;  // whether the engine may know of it
   std::vector<int> waiting;
+  // What those knew who arrived, in phases of each parity: two may be waited for at the same time.
+  checker::Handover known[2];
 
   bool complete() const { return pending == 0 && bytes == 0; }
 };
@@ -48,12 +54,14 @@ struct Tile {
 struct Load {
   Tile tile;
   Mbarrier* barrier;
+  checker::Task task;
 };
 
 struct Store {
   Tile tile;
   int thread;
   uint32_t group;
+  checker::Task reading, writing;
   std::vector<unsigned char> read;  // the tile's bytes, once they have been read
 };
 
@@ -82,9 +90,13 @@ Mbarrier& find(void* object, Place place) {
 // Ends the phase if nothing is missing in it.
 void advance(Mbarrier& barrier) {
   if (!barrier.complete()) return;
+  for (int thread : barrier.waiting) {
+    make_ready(thread);
+    if (checker::races) barrier.known[barrier.phase].acquire(thread);
+  }
   barrier.phase ^= 1;
+  barrier.known[barrier.phase].clear();
   barrier.pending = barrier.count;
-  for (int thread : barrier.waiting) make_ready(thread);
   barrier.waiting.clear();
 }
 
@@ -148,29 +160,41 @@ void for_each_element(const Tile& tile, const char* what, Move move, Outside out
   }
 }
 
-void run(const Load& load) {
-  auto fill = [&](unsigned char* to, uint32_t bytes) { memset(to, load.tile.map.nan_fill ? 0xff : 0, bytes); };
-  for_each_element(
-      load.tile, "a TMA load", [](unsigned char* to, unsigned char* from, uint32_t bytes) { memcpy(to, from, bytes); },
-      fill);
+void run(Load& load) {
+  auto move = [&](unsigned char* to, unsigned char* from, uint32_t bytes) {
+    load.task.read(from, bytes);
+    load.task.write(to, bytes);
+    memcpy(to, from, bytes);
+  };
+  auto fill = [&](unsigned char* to, uint32_t bytes) {
+    load.task.write(to, bytes);
+    memset(to, load.tile.map.nan_fill ? 0xff : 0, bytes);
+  };
+  for_each_element(load.tile, LOAD, move, fill);
+  load.task.release(load.barrier->known[load.barrier->phase]);
   add_bytes(*load.barrier, -int64_t{load.tile.bytes()}, load.tile.place);
   advance(*load.barrier);
 }
 
 void read(Store& store) {
   if (!store.read.empty()) return;
-  for (uint32_t offset = 0; offset < store.tile.bytes(); offset++)
-    store.read.push_back(*swizzled(store.tile, offset));
+  for (uint32_t offset = 0; offset < store.tile.bytes(); offset++) {
+    const unsigned char* from = swizzled(store.tile, offset);
+    if (offset % 16 == 0) store.reading.read(from, 16);  // swizzles move these whole
+    store.read.push_back(*from);
+  }
 }
 
 void write(Store& store) {
   read(store);
   // In the order of for_each_element.
   const unsigned char* next = store.read.data();
-  for_each_element(
-      store.tile, "a TMA store",
-      [&](unsigned char*, unsigned char* to, uint32_t bytes) { memcpy(to, next, bytes), next += bytes; },
-      [&](unsigned char*, uint32_t bytes) { next += bytes; });
+  auto move = [&](unsigned char*, unsigned char* to, uint32_t bytes) {
+    store.writing.write(to, bytes);
+    memcpy(to, next, bytes);
+    next += bytes;
+  };
+  for_each_element(store.tile, STORE, move, [&](unsigned char*, uint32_t bytes) { next += bytes; });
 }
 
 }  // namespace
@@ -218,7 +242,7 @@ bool engine_step() {
   size_t which = 0;
   if (current_settings().schedule == Schedule::Highest) which = engine.loads.size() - 1;
   if (current_settings().schedule == Schedule::Random) which = next_random() % engine.loads.size();
-  Load load = engine.loads[which];
+  Load load = std::move(engine.loads[which]);
   engine.loads.erase(engine.loads.begin() + which);
   run(load);
   return true;
@@ -238,7 +262,7 @@ void sim_mbarrier_init(void* object, uint32_t count, const char* file, int line)
   for (Mbarrier* barrier : engine.barriers)
     if (barrier->object == object) fail("an mbarrier is initialised a second time" + at(place));
   *bytes = TAG;
-  engine.barriers.push_back(new Mbarrier{bytes, count, count, 0, 0, current_thread(), false, {}});
+  engine.barriers.push_back(new Mbarrier{bytes, count, count, 0, 0, current_thread(), false, {}, {}});
 }
 
 void sim_mbarrier_arrive(void* object, uint32_t expected_bytes, const char* file, int line) {
@@ -247,6 +271,7 @@ void sim_mbarrier_arrive(void* object, uint32_t expected_bytes, const char* file
   if (barrier.pending == 0)
     fail("more arrivals at an mbarrier" + at(place) + " than the " + std::to_string(barrier.count) + " of its phase");
   add_bytes(barrier, expected_bytes, place);
+  if (checker::races) barrier.known[barrier.phase].release();
   barrier.pending--;
   bool last = barrier.complete() && !barrier.waiting.empty();
   advance(barrier);
@@ -261,6 +286,7 @@ void sim_mbarrier_wait(void* object, uint32_t parity, const char* file, int line
     barrier.waiting.push_back(current_thread());
     block_here();
   }
+  if (checker::races) barrier.known[parity].acquire();
   wait_over();
 }
 
@@ -269,25 +295,29 @@ void sim_fence_mbarrier_init() {
     if (barrier->owner == current_thread()) barrier->fenced = true;
 }
 
-void sim_fence_async_proxy() { sim_fence_mbarrier_init(); }
+void sim_fence_async_proxy() {
+  sim_fence_mbarrier_init();
+  checker::fence_async_proxy();
+}
 
 void sim_tma_load_2d(void* to, const void* map, void* object, int x, int y, const char* file, int line) {
   Place place{file, line};
   Mbarrier& barrier = find(object, place);
   if (!barrier.fenced)
-    fail("a TMA load" + at(place) + ": no fence lies between the initialisation of its mbarrier and the engine");
-  Load load{make_tile(map, to, x, y, "a TMA load", place), &barrier};
+    fail(LOAD + at(place) + ": no fence lies between the initialisation of its mbarrier and the engine");
+  Load load{make_tile(map, to, x, y, LOAD, place), &barrier, {LOAD, __builtin_return_address(0)}};
   if (current_settings().early) return run(load);
   for (uint32_t offset = 0; offset < load.tile.bytes(); offset++) *swizzled(load.tile, offset) = 0xff;
-  engine.loads.push_back(load);
+  engine.loads.push_back(std::move(load));
 }
 
 void sim_tma_store_2d(const void* map, const void* from, int x, int y, const char* file, int line) {
   int me = current_thread();
-  Tile tile = make_tile(map, const_cast<void*>(from), x, y, "a TMA store", {file, line});
-  Store store{tile, me, engine.groups[me], {}};
+  Tile tile = make_tile(map, const_cast<void*>(from), x, y, STORE, {file, line});
+  const void* caller = __builtin_return_address(0);
+  Store store{tile, me, engine.groups[me], {STORE, caller}, {STORE, caller}, {}};
   if (current_settings().early) write(store);
-  engine.stores.push_back(store);
+  engine.stores.push_back(std::move(store));
 }
 
 void sim_tma_store_commit() { engine.groups[current_thread()]++; }
@@ -298,7 +328,10 @@ void sim_tma_store_wait(uint32_t newest, bool only_read) {
   for (Store& store : engine.stores) {
     if (!over(store)) continue;
     read(store);
-    if (!only_read) write(store);
+    store.reading.wait(me);
+    if (only_read) continue;
+    if (!current_settings().early) write(store);
+    store.writing.wait(me);
   }
   if (only_read) return;
   engine.stores.erase(std::remove_if(engine.stores.begin(), engine.stores.end(), over), engine.stores.end());

@@ -127,6 +127,7 @@ struct Block {
   Settings settings;
   uint64_t random;
   void* host_sp;  // where run_grid waits
+  const void* collective_place;
   bool failed;
   Regions regions;
 };
@@ -139,6 +140,7 @@ int current_thread() { return block.current; }
 int thread_count() { return block.count; }
 size_t dynamic_shared_bytes() { return block.dynamic_bytes; }
 unsigned char* shared_memory() { return block.dynamic_shared; }
+const void* collective_place() { return block.collective_place; }
 const Settings& current_settings() { return block.settings; }
 
 bool is_shared(const void* address, size_t bytes) {
@@ -392,6 +394,7 @@ void sim_collective(SimCollective op, uint32_t mask, SimLane* lane, const char* 
   } else {
     g.arrived = 0;
     if (op == SIM_SYNCWARP && checker::races) checker::sync_lanes(warp, mask);
+    block.collective_place = __builtin_return_address(0);
     std::string wrong = compute(op, mask, g.lanes);
     if (!wrong.empty()) fail(wrong);
     for (int l = 0; l < LANES; l++)

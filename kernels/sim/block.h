@@ -48,6 +48,9 @@ bool is_shared(const void* address, size_t bytes);
 const Settings& current_settings();
 uint64_t next_random();
 
+// Where in the kernel the last lane of a collective was that now runs: a return address.
+const void* collective_place();
+
 // Ends the grid: reports, and abandons every thread where it stands.
 [[noreturn]] void fail(const std::string& message);
 std::string place(const char* file, int line);

@@ -3,9 +3,11 @@
 #include <algorithm>
 #include <cmath>
 #include <cstring>
+#include <string>
 #include <vector>
 
 #include "block.h"
+#include "checker.h"
 
 namespace sim {
 namespace {
@@ -26,6 +28,7 @@ struct Product {
   SimWgmma what;
   Accumulators d;
   uint32_t group;
+  checker::Task task;
   // What the accumulators held before, if no product in front of this one writes them.
   std::vector<float> before;
 };
@@ -59,9 +62,12 @@ struct Matrix {
     return linear ^ (linear >> 7 & 7) << 4;
   }
 
+  // Eight values, which the swizzle moves together.
+  const unsigned char* piece(int row, int k) const { return shared_memory() + address(row, k); }
+
   float at(int row, int k) const {
     uint16_t half;
-    memcpy(&half, shared_memory() + address(row, k), sizeof half);
+    memcpy(&half, piece(row, k), sizeof half);
     uint32_t bits = uint32_t{half} << 16;
     float value;
     memcpy(&value, &bits, sizeof value);
@@ -75,7 +81,7 @@ struct Matrix {
       return matrix + " does not begin where its swizzle does, at a multiple of 1024 bytes";
     for (int row = 0; row < rows; row++)
       for (int k = 0; k < DEPTH; k += 8)
-        if (!is_shared(shared_memory() + address(row, k), 16)) return matrix + " reaches beyond shared memory";
+        if (!is_shared(piece(row, k), 16)) return matrix + " reaches beyond shared memory";
     return "";
   }
 };
@@ -98,10 +104,20 @@ void put_back(const Accumulators& d, const std::vector<float>& held) {
   for (int l = 0; l < LANES; l++) std::copy_n(held.data() + l * d.length, d.length, d.of[l]);
 }
 
-void run(const Product& product) {
+// Reads some rows of the operand, for the checker.
+void watch_reads(checker::Task& task, const Matrix& matrix, int first, int rows) {
+  for (int row = first; row < first + rows; row++)
+    for (int k = 0; k < DEPTH; k += 8) task.read(matrix.piece(row, k), 16);
+}
+
+void run(Product& product) {
   const Matrix a(product.what.a), b(product.what.b);
   const int columns = product.what.columns, first = current_thread() / LANES % GROUP_WARPS * ROWS;
   if (!product.before.empty()) put_back(product.d, product.before);
+  if (checker::races) {
+    watch_reads(product.task, a, first, ROWS);
+    watch_reads(product.task, b, 0, columns);
+  }
   float left[ROWS][DEPTH];
   for (int row = 0; row < ROWS; row++)
     for (int k = 0; k < DEPTH; k++) left[row][k] = a.at(first + row, k);
@@ -118,14 +134,16 @@ void run(const Product& product) {
   }
 }
 
-// Runs what was started before group `end`. What a later product goes on to write stays NaN.
-void run_until(Warp& w, uint32_t end) {
+// Ends what was started before group `end`. What a later product goes on to write stays NaN.
+void end_until(Warp& w, uint32_t end) {
   size_t done = 0;
   while (done < w.products.size() && w.products[done].group < end) {
-    run(w.products[done]);
-    const Accumulators& d = w.products[done++].d;
+    Product& product = w.products[done++];
+    if (!current_settings().early) run(product);
+    for (int l = 0; l < LANES; l++) product.task.wait(current_thread() / LANES * LANES + l);
+    const Accumulators& d = product.d;
     for (size_t next = done; next < w.products.size(); next++) {
-      if (w.products[next].d.of[0] != d.of[0]) continue;
+      if (current_settings().early || w.products[next].d.of[0] != d.of[0]) continue;
       w.products[next].before = take(d);
       break;
     }
@@ -160,8 +178,9 @@ std::string wgmma_fence() { return warp().fenced = true, ""; }
 
 std::string wgmma_issue(SimLane* const (&lanes)[LANES]) {
   auto& what = *static_cast<const SimWgmma*>(lanes[0]->in);
-  Product product{what, {{}, what.columns / 2}, warp().group, {}};
+  Product product{what, {{}, what.columns / 2}, warp().group, {"wgmma", collective_place()}, {}};
   for (int l = 0; l < LANES; l++) {
+    product.task.started_by(current_thread() / LANES * LANES + l);
     if (!same(*static_cast<const SimWgmma*>(lanes[l]->in), what)) return "the lanes of a wgmma differ in its operands";
     product.d.of[l] = static_cast<float*>(lanes[l]->out);
   }
@@ -178,8 +197,8 @@ std::string wgmma_issue(SimLane* const (&lanes)[LANES]) {
   for (const Product& earlier : warp().products) chained |= earlier.d.of[0] == product.d.of[0];
   // Stricter than the hardware, which asks for a fence only if the registers were touched.
   if (!chained && !warp().fenced) return "no wgmma.fence between what the accumulators held and a wgmma";
-  if (current_settings().early) return run(product), "";
-  if (!chained) product.before = take(product.d);
+  if (current_settings().early) run(product);
+  else if (!chained) product.before = take(product.d);
   warp().products.push_back(std::move(product));
   return "";
 }
@@ -188,7 +207,7 @@ std::string wgmma_commit() { return warp().group++, ""; }
 
 std::string wgmma_wait(uint32_t newest) {
   Warp& w = warp();
-  if (w.group > newest) run_until(w, w.group - newest);
+  if (w.group > newest) end_until(w, w.group - newest);
   w.fenced = false;
   return "";
 }

@@ -4,7 +4,8 @@
 // Mapping   pipelined_gemm: a block of three warpgroups makes a tile of 128 x 128 of c. One thread of warpgroup 0
 //           feeds a ring of STAGES stages by TMA; warpgroups 1 and 2 multiply 64 rows each.
 // Memory    A stage is 128 x 64 of a and of b, in two halves of 64 rows each, swizzled by the TMA and read so by wgmma.
-// Hazards   A stage is written again only after both warpgroups have waited for the products that read it.
+// Hazards   A stage is written again only after all eight warps have waited for the products that read it: the wait of
+//           one warp says nothing of the three others of its warpgroup.
 // Source    The producer and consumer ring is common practice on this hardware.
 #include "vector.cuh"
 
@@ -29,7 +30,7 @@ KERNEL_AT_LEAST(384, 1, pipelined_gemm, TENSOR_MAP(a), TENSOR_MAP(b), float* c /
   const u32 group = threadIdx.x / 128, steps = (k + DEPTH - 1) / DEPTH;
   const u32 row = blockIdx.y * TILE, column = blockIdx.x * TILE;
   if (threadIdx.x == 0) {
-    for (int s = 0; s < STAGES; s++) mbarrier_init(&full[s], 1), mbarrier_init(&empty[s], 2);
+    for (int s = 0; s < STAGES; s++) mbarrier_init(&full[s], 1), mbarrier_init(&empty[s], 8);
     fence_mbarrier_init();
   }
   __syncthreads();
@@ -61,9 +62,9 @@ KERNEL_AT_LEAST(384, 1, pipelined_gemm, TENSOR_MAP(a), TENSOR_MAP(b), float* c /
 #pragma unroll
     for (u32 i = 0; i < DEPTH / 16; i++) wgmma_bf16(d, left + 2 * i, right + 2 * i, true);
     wgmma_commit();
-    if (PLANT == EARLY_RELEASE && threadIdx.x % 128 == 0) mbarrier_arrive(&empty[s]);
+    if (PLANT == EARLY_RELEASE && threadIdx.x % 32 == 0) mbarrier_arrive(&empty[s]);
     if (PLANT != NO_WGMMA_WAIT) wgmma_wait<0>(d);
-    if (PLANT != EARLY_RELEASE && threadIdx.x % 128 == 0) mbarrier_arrive(&empty[s]);
+    if (PLANT != EARLY_RELEASE && threadIdx.x % 32 == 0) mbarrier_arrive(&empty[s]);
   }
   const u32 warp = threadIdx.x / 32 % 4, lane = threadIdx.x % 32;
 #pragma unroll
