@@ -2,17 +2,24 @@
 
 use crate::column_sum;
 use crate::device::gpu::{Gpu, KernelArg};
-use crate::device::launch::{block_per_row, entry, partial_rows, walking_rows, width};
+use crate::device::launch::{KEPT, RowLayout, entry, partial_rows, width};
 use crate::device::program::Source;
 use crate::op::Backward;
 use crate::{Buffer, DType, Result};
 
 const NAME: &str = "add_rms_norm";
-pub(super) const SOURCE: Source =
-    Source::new("add_rms_norm/add_rms_norm.cu", include_str!("add_rms_norm.cu"));
+/// The programs for rows of up to 256, 512 and more vectors, and the one that sums what backward's blocks leave.
+pub(super) const PROGRAMS: [Source; 4] = [program(0), program(1), program(2), column_sum::gpu::SOURCE];
 
-/// Backward's registers allow this many of its largest blocks on a multiprocessor at once.
-const BLOCKS_PER_MULTIPROCESSOR: usize = 2;
+const fn program(i: usize) -> Source {
+    Source {
+        defines: KEPT[i],
+        ..Source::new("add_rms_norm/add_rms_norm.cu", include_str!("add_rms_norm.cu"))
+    }
+}
+
+/// How many of backward's blocks of 256 threads a multiprocessor's registers allow at once, per program.
+const BLOCKS_PER_MULTIPROCESSOR: [usize; 3] = [3, 2, 2];
 
 /// `r = r + residual`, rounded, and `y = r * rstd * w`; `r` holds x before. Writes rstd if asked.
 pub fn forward(
@@ -25,6 +32,7 @@ pub fn forward(
     rstd: Option<&mut Buffer>,
 ) -> Result<()> {
     let (spec, name) = (r.spec(), entry(NAME, "fwd", r.dtype())?);
+    let layout = RowLayout::of(spec);
     if spec.elements() == 0 {
         return Ok(());
     }
@@ -40,8 +48,8 @@ pub fn forward(
     ];
     // SAFETY: arguments as in the signature of add_rms_norm_fwd; `infer` made residual and y like r, w as wide as a row
     // and rstd one f32 per row, all on this device, and r is nobody else's; the kernel strides over all rows whatever
-    // the grid.
-    unsafe { gpu.launch(NAME, &SOURCE, &name, block_per_row(spec), &args) }
+    // the grid and the program.
+    unsafe { gpu.launch(NAME, &program(layout.program), &name, layout.block_per_row(spec), &args) }
 }
 
 /// Gives dx, dresidual and dw, whichever are wanted, from one pass over r, dy and dr.
@@ -50,6 +58,7 @@ pub fn backward(gpu: &Gpu, io: &mut Backward) -> Result<()> {
     let dr = if wants_sum { io.reuse_dout(1)? } else { None };
     let (r, w, rstd) = (io.saved(0), io.saved(1), io.saved(2));
     let (spec, name) = (r.spec(), entry(NAME, "bwd", r.dtype())?);
+    let layout = RowLayout::of(spec);
     let mut dw = io.wants(2).then(|| io.alloc(w.spec().with_dtype(DType::F32))).transpose()?;
     let sum = match io.dout(0).filter(|_| spec.elements() > 0) {
         // y has no gradient, or no elements: that of r goes through, and w has none.
@@ -63,7 +72,7 @@ pub fn backward(gpu: &Gpu, io: &mut Backward) -> Result<()> {
             }
         }
         Some(dy) => {
-            let grid = walking_rows(gpu, spec, BLOCKS_PER_MULTIPROCESSOR);
+            let grid = layout.walking(gpu, spec, BLOCKS_PER_MULTIPROCESSOR);
             let mut partial = dw.is_some().then(|| io.temp(partial_rows(grid, spec))).transpose()?;
             let dr_ptr = dr.as_ref().map_or(KernelArg::Ptr(0), KernelArg::read);
             let mut sum = match dr {
@@ -84,7 +93,7 @@ pub fn backward(gpu: &Gpu, io: &mut Backward) -> Result<()> {
             // SAFETY: arguments as in the signature of add_rms_norm_bwd; r, w and rstd are what forward saw and made;
             // dy, dr and the sum, which is dr if there is one, are like r, and partial has one row per block, all on
             // this device; the sum is nobody else's.
-            unsafe { gpu.launch(NAME, &SOURCE, &name, grid, &args) }?;
+            unsafe { gpu.launch(NAME, &program(layout.program), &name, grid, &args) }?;
             if let (Some(dw), Some(partial)) = (&mut dw, &partial) {
                 column_sum::gpu::forward(gpu, partial, dw)?;
             }

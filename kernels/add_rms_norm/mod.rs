@@ -26,7 +26,6 @@ mod cpu;
 mod gpu;
 
 use crate::check::{Case, Entry, Input};
-use crate::column_sum;
 use crate::device::Kind;
 use crate::op::{Backward, Cost, Forward, Made, Needs, Op, Run, Shapes, Slot, check, float, take};
 use crate::reduce::partial_sums;
@@ -135,7 +134,7 @@ pub const ENTRY: Entry = Entry {
     name: "add_rms_norm",
     summary: "r = x + residual, y = r / rms(r) * w per row",
     passes: "forward, backward",
-    programs: &[gpu::SOURCE, column_sum::gpu::SOURCE],
+    programs: &gpu::PROGRAMS,
     cases: || {
         let ins = |rows: usize, width: usize| {
             [Input::normal([rows, width]), Input::normal([rows, width]), Input::normal([width])]
@@ -146,6 +145,7 @@ pub const ENTRY: Entry = Entry {
             Case::check("odd width", AddRmsNorm { eps: 1e-5 }, ins(3, 67)),
             Case::parity("700x131", AddRmsNorm { eps: 1e-5 }, ins(700, 131)),
             Case::parity("whole vectors", AddRmsNorm { eps: 1e-5 }, ins(19, 640)),
+            Case::parity("several vectors per thread", AddRmsNorm { eps: 1e-5 }, ins(19, 2560)),
             Case::parity("wider than the registers, vectors", AddRmsNorm { eps: 1e-5 }, ins(9, 8192 + 512)),
             Case::parity("wider than the registers, odd", AddRmsNorm { eps: 1e-5 }, ins(9, 4099)),
             Case::bench("2048x4096", AddRmsNorm { eps: 1e-5 }, ins(2048, 4096)),

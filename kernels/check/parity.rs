@@ -98,6 +98,24 @@ pub fn run_for(case: &Case, device: &Device, dtype: DType, sinks: &[Option<Sink>
     run_with(case, device, dtype, sinks, &numbers(case)?)
 }
 
+/// As [`run_for`], on inputs and output gradients that are views one element off a 16-byte boundary.
+pub fn run_off_boundary(
+    case: &Case,
+    device: &Device,
+    dtype: DType,
+    sinks: &[Option<Sink>],
+) -> Result<Values> {
+    run_placed(case, device, dtype, sinks, &numbers(case)?, off_boundary)
+}
+
+/// A view with these contents, one element into a buffer of its own.
+fn off_boundary(buffer: Buffer) -> Result<Buffer> {
+    let (spec, n) = (buffer.spec(), buffer.spec().elements());
+    let mut longer = buffer.device().alloc(spec.with_dims([1 + n]), buffer.role())?;
+    longer.copy_from_host(&[vec![0; spec.dtype.size()], buffer.to_host()?].concat())?;
+    Ok(longer.rows(1..1 + n).reshaped(spec.dims()))
+}
+
 /// The same kind of gradient for every input that has one.
 pub fn everywhere(case: &Case, sink: Sink) -> Vec<Option<Sink>> {
     (0..case.ins.len()).map(|i| needs(case).has(i).then_some(sink)).collect()
@@ -110,7 +128,20 @@ fn run_with(
     sinks: &[Option<Sink>],
     numbers: &Numbers,
 ) -> Result<Values> {
-    let ins = case.buffers(device, dtype, &numbers.ins)?;
+    run_placed(case, device, dtype, sinks, numbers, Ok)
+}
+
+/// `place` may put an input or an output gradient elsewhere.
+fn run_placed(
+    case: &Case,
+    device: &Device,
+    dtype: DType,
+    sinks: &[Option<Sink>],
+    numbers: &Numbers,
+    place: impl Fn(Buffer) -> Result<Buffer>,
+) -> Result<Values> {
+    let ins = case.buffers(device, dtype, &numbers.ins)?.into_iter().map(&place);
+    let ins = ins.collect::<Result<Vec<_>>>()?;
     let specs: Vec<Spec> = ins.iter().map(Buffer::spec).collect();
     let needs = Needs(sinks.iter().enumerate().map(|(i, s)| (s.is_some() as u32) << i).sum());
     let ran = run::forward(case.op.as_ref(), ins, needs)?;
@@ -119,7 +150,7 @@ fn run_with(
         return Ok(Values { outs, grads: vec![None; specs.len()] });
     }
     let dout = |(out, values): (&Buffer, &Vec<f64>)| {
-        Buffer::from_f64(device, out.spec(), values, Role::Activation).map(Some)
+        Buffer::from_f64(device, out.spec(), values, Role::Activation).and_then(&place).map(Some)
     };
     let douts = ran.outs.iter().zip(&numbers.douts).map(dout).collect::<Result<Vec<_>>>()?;
     drop(ran.outs);

@@ -1,10 +1,10 @@
 // Sum over rows, and its backward, a row written to all rows.
 //
-// Mapping   Forward: a block takes 32 vectors of 16 bytes across and `chunk` rows down. Warp w of 16 adds rows w, w + 16,
-//           ... of the chunk, each lane the columns of its vector; then the sums of the warps are added in order. The
-//           grid's x covers the columns and its y the chunks, each a row of the result; gpu.rs sums that again if
-//           there is more than one. Backward: the grid's x covers the columns, a thread keeps its vector and writes it
-//           to every gridDim.y-th row.
+// Mapping   Forward: a block takes a tile of 32 vectors of 16 bytes across and `chunk` rows down. Warp w of 16 adds rows
+//           w, w + 16, ... of the chunk, each lane the columns of its vector; then the sums of the warps are added
+//           in order. The grid's x strides over the tiles; its y covers the chunks, each a row of the result, which
+//           gpu.rs sums again if there is more than one. Backward: the grid's x strides over the columns, a
+//           thread keeps its vector and writes it to every gridDim.y-th row.
 // Memory    Forward reads each value once, four rows of a lane on their way, and writes 1/256 of that. Widths that
 //           16 bytes do not divide, and views, take the same code with vectors of one value. Shared memory: 18 KB.
 //           Backward only writes.
@@ -24,27 +24,32 @@ constexpr int STRIDE = 32 + 32 / N;
 template <class T, int N>
 DEV void column_sum(const T* x, float* y, i64 rows, u32 width, u32 chunk, float* shared) {
   typedef Vector<T, N> V;
-  const u32 lane = threadIdx.x % 32, warp = threadIdx.x / 32, vectors = width / N, v = blockIdx.x * 32 + lane;
+  const u32 lane = threadIdx.x % 32, warp = threadIdx.x / 32, vectors = width / N;
   const i64 first = (i64)blockIdx.y * chunk, end = min(first + chunk, rows);
-  float sum[N] = {};
-  if (v < vectors) {
-    V values[IN_FLIGHT];
-    batched<IN_FLIGHT>(
-        first + warp, WARPS, end, [&](int k, i64 row) { values[k] = ((const V*)x)[row * vectors + v]; },
-        [&](int k, i64) {
+  for (u32 tile = blockIdx.x; tile * 32 < vectors; tile += gridDim.x) {
+    const u32 v = tile * 32 + lane;
+    float sum[N] = {};
+    if (v < vectors) {
+      V values[IN_FLIGHT];
+      batched<IN_FLIGHT>(
+          first + warp, WARPS, end, [&](int k, i64 row) { values[k] = ((const V*)x)[row * vectors + v]; },
+          [&](int k, i64) {
 #pragma unroll
-          for (int i = 0; i < N; i++) sum[i] += load(values[k].at[i]);
-        });
+            for (int i = 0; i < N; i++) sum[i] += load(values[k].at[i]);
+          });
+    }
+    if (tile != blockIdx.x) __syncthreads();  // the sums of the tile before have been read
+#pragma unroll
+    for (int i = 0; i < N; i++) shared[(warp * N + i) * STRIDE<N> + lane] = sum[i];
+    __syncthreads();
+    const u32 column = tile * 32 * N + threadIdx.x;
+    if (threadIdx.x < 32 * N && column < width) {
+      float total = 0;
+#pragma unroll
+      for (int w = 0; w < WARPS; w++) total += shared[(w * N + threadIdx.x % N) * STRIDE<N> + threadIdx.x / N];
+      y[(i64)blockIdx.y * width + column] = total;
+    }
   }
-#pragma unroll
-  for (int i = 0; i < N; i++) shared[(warp * N + i) * STRIDE<N> + lane] = sum[i];
-  __syncthreads();
-  const u32 column = blockIdx.x * 32 * N + threadIdx.x;
-  if (threadIdx.x >= 32 * N || column >= width) return;
-  float total = 0;
-#pragma unroll
-  for (int w = 0; w < WARPS; w++) total += shared[(w * N + threadIdx.x % N) * STRIDE<N> + threadIdx.x / N];
-  y[(i64)blockIdx.y * width + column] = total;
 }
 
 template <class T, int N>

@@ -14,7 +14,7 @@ const THREADS: u32 = 512;
 const CHUNK: usize = 256;
 /// The most rows that one block adds: with no more, their sum is the result. Above the number of persistent blocks
 /// that kernels make partial sums with, so that these take one launch more.
-const LAST: usize = 512;
+const LAST: usize = 1024;
 /// The most chunks: blocks of a grid in y.
 const MAX_CHUNKS: usize = 65_535;
 /// Rows that a thread of backward writes, about.
@@ -22,6 +22,7 @@ const ROWS: usize = 4;
 
 /// `y` (f32) = the sum over the rows of `x`, which are as wide as `y`.
 pub fn forward(gpu: &Gpu, x: &Buffer, y: &mut Buffer) -> Result<()> {
+    entry(NAME, "fwd", x.dtype())?; // refuses what has other sums than f32
     let columns = y.spec().elements();
     let x_rows = x.spec().with_dims([x.spec().elements() / columns.max(1), columns]);
     assert_eq!(y.dtype(), DType::F32, "sums of {} are f32", x.spec());
@@ -54,7 +55,8 @@ fn chunks(gpu: &Gpu, x: &Buffer, rows: Spec, chunk: usize, y: &mut Buffer) -> Re
     ];
     let grid = Grid { blocks: [across as u32, down as u32, 1], threads: THREADS, shared_bytes: 0 };
     // SAFETY: arguments as in the signature of column_sum_fwd; x has the elements of `rows` and y one row of that width,
-    // in f32, per chunk, both on this device; the grid covers each column and each chunk once.
+    // in f32, per chunk, both on this device; the grid has a row of
+    // blocks for each chunk, and the kernel strides over the columns.
     unsafe { gpu.launch(NAME, &SOURCE, &name, grid, &args) }
 }
 

@@ -89,7 +89,7 @@ pub const ENTRY: Entry = Entry {
             case("several blocks", 577, 3),
             case("odd width", 3, 67),
             case("no row", 0, 4),
-            Case::parity("whole vectors", ColumnSum, [Input::normal([600, 264])]),
+            Case::parity("whole vectors, several chunks", ColumnSum, [Input::normal([1300, 72])]),
             Case::parity("1000x301", ColumnSum, [Input::normal([1000, 301])]),
             Case::bench("2048x4096", ColumnSum, [Input::normal([2048, 4096])]),
         ]

@@ -71,15 +71,15 @@ DEV float dot(const Vector<T, N>& x, const Vector<T, N>& dy, const Vector<T, N>&
   return sum;
 }
 
-// The gradient of one vector of x, on top of `dr` if that is not null; rounded once.
+// The gradient of one vector of x, on top of `dr` if that is to be added; rounded once.
 template <class T, int N>
-DEV Vector<T, N> gradient(const Vector<T, N>* dr, const Vector<T, N>& x, const Vector<T, N>& dy, const Vector<T, N>& w,
-                          float rstd, float mean) {
+DEV Vector<T, N> gradient(bool add, const Vector<T, N>& dr, const Vector<T, N>& x, const Vector<T, N>& dy,
+                          const Vector<T, N>& w, float rstd, float mean) {
   Vector<T, N> dx;
 #pragma unroll
   for (int i = 0; i < N; i++) {
     const float d = rstd * (load(dy.at[i]) * load(w.at[i]) - load(x.at[i]) * rstd * mean);
-    store(dx.at[i], dr ? load(dr->at[i]) + d : d);
+    store(dx.at[i], add ? load(dr.at[i]) + d : d);
   }
   return dx;
 }
@@ -122,9 +122,13 @@ DEV void rms_norm_backward(const T* x, const T* w, const float* rstd, const T* d
       if (drs) each_kept(vectors, [&](int k, u32 v) { kept_dr[k] = drs[v]; });
       const float mean = block_sum(product, sums + turn) * r / width;
       each_kept(vectors, [&](int k, u32 v) {
-        dxs[v] = gradient(drs ? &kept_dr[k] : nullptr, kept_x[k], kept_dy[k], ws[v], r, mean);
+        dxs[v] = gradient(drs != nullptr, kept_dr[k], kept_x[k], kept_dy[k], ws[v], r, mean);
       });
-      each_beyond(vectors, [&](u32 v) { dxs[v] = gradient(drs ? drs + v : nullptr, xs[v], dys[v], ws[v], r, mean); });
+      each_beyond(vectors, [&](u32 v) {
+        V before = {};
+        if (drs) before = drs[v];
+        dxs[v] = gradient(drs != nullptr, before, xs[v], dys[v], ws[v], r, mean);
+      });
     }
   }
   write_kept(columns, dw, vectors);

@@ -1,12 +1,15 @@
 // How the rows of a norm lie over the threads of a block: a row's first KEEP * blockDim.x vectors stay in registers
 // between the passes over it, what lies beyond is read again for each pass, from L2.
+//
+// A program is compiled with KEEP, -DKEPT=2 say: as few as keep the row, since registers that hold nothing cost warps,
+// and with them bytes in flight.
 #pragma once
 #include "reduce.cuh"
 #include "vector.cuh"
 
-// The launch bound of the norms, and the vectors of a row that one thread keeps; device/launch.rs has the same numbers.
+// The launch bound of the norms; device/launch.rs has the same number and chooses KEPT, which is 1, 2 or 4.
 constexpr int NORM_THREADS = 256;
-constexpr int KEEP = 4;
+constexpr int KEEP = KEPT;
 
 // Calls f(k, v) for each vector v of the row that this thread keeps, the k-th of them. Neighbouring threads have
 // neighbouring vectors.

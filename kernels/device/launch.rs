@@ -63,26 +63,44 @@ pub(crate) fn over_rows(gpu: &Gpu, x: Spec, columns: usize, rows: usize) -> Grid
     Grid { blocks: [across as u32, down as u32, 1], threads: THREADS as u32, shared_bytes: 0 }
 }
 
-/// The launch bound of the kernels built on `rows.cuh`, and the vectors of a row that one thread keeps.
+/// The launch bound of the kernels built on `rows.cuh`.
 const NORM_THREADS: usize = 256;
-const KEEP: usize = 4;
 
-/// A grid of one block per row of `x`, of as few threads as keep a row whole: blocks that wait for their slowest warp
-/// are small then, and many run side by side.
-pub(crate) fn block_per_row(x: Spec) -> Grid {
-    let threads = vectors(x.last(), x.dtype).div_ceil(KEEP).next_multiple_of(32).clamp(32, NORM_THREADS);
-    Grid::linear(x.rows().clamp(1, i32::MAX as usize) as u32, threads as u32)
+/// How a row lies over the threads of a block, for programs built on `rows.cuh`.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct RowLayout {
+    /// Which of the programs: they keep 1, 2 or 4 vectors of a row per thread.
+    pub program: usize,
+    /// As many threads as it takes to keep the row, up to the launch bound.
+    threads: u32,
 }
 
-/// A grid of blocks that walk over the rows of `x`, as many as run side by side, `per_multiprocessor` at least. Each
-/// leaves a row of partial sums, so they are few, of as many threads as are of use.
-pub(crate) fn walking_rows(gpu: &Gpu, x: Spec, per_multiprocessor: usize) -> Grid {
-    let threads = vectors(x.last(), x.dtype).next_multiple_of(32).clamp(32, NORM_THREADS);
-    let blocks = x.rows().clamp(1, per_multiprocessor * gpu.multiprocessors() as usize);
-    Grid::linear(blocks as u32, threads as u32)
+/// The macros of these programs.
+pub(crate) const KEPT: [&[(&str, &str)]; 3] = [&[("KEPT", "1")], &[("KEPT", "2")], &[("KEPT", "4")]];
+
+impl RowLayout {
+    /// The layout of the rows of `x`.
+    pub(crate) fn of(x: Spec) -> Self {
+        let vectors = vectors(x.last(), x.dtype);
+        let program = [1, 2].iter().filter(|kept| vectors > *kept * NORM_THREADS).count();
+        let threads = vectors.div_ceil(1 << program).next_multiple_of(32).clamp(32, NORM_THREADS);
+        RowLayout { program, threads: threads as u32 }
+    }
+
+    /// A block for each row of `x`.
+    pub(crate) fn block_per_row(self, x: Spec) -> Grid {
+        Grid::linear(x.rows().clamp(1, i32::MAX as usize) as u32, self.threads)
+    }
+
+    /// Blocks that walk over the rows of `x`: as many as are at home on all multiprocessors at once, of which `at_once`
+    /// says how many one of them has room for, per program. Each leaves a row of partial sums.
+    pub(crate) fn walking(self, gpu: &Gpu, x: Spec, at_once: [usize; 3]) -> Grid {
+        let blocks = at_once[self.program] * gpu.multiprocessors() as usize;
+        Grid::linear(x.rows().clamp(1, blocks) as u32, self.threads)
+    }
 }
 
-/// The partial sums that the blocks of such a grid leave for rows like those of `x`.
+/// The partial sums that the blocks of a walking grid leave for rows like those of `x`.
 pub(crate) fn partial_rows(grid: Grid, x: Spec) -> Spec {
     Spec::new(DType::F32, [grid.blocks[0] as usize, x.last()])
 }

@@ -3,16 +3,21 @@
 use super::LayerNorm;
 use crate::column_sum;
 use crate::device::gpu::{Gpu, KernelArg};
-use crate::device::launch::{block_per_row, entry, partial_rows, walking_rows, width};
+use crate::device::launch::{KEPT, RowLayout, entry, partial_rows, width};
 use crate::device::program::Source;
 use crate::op::Backward;
 use crate::{Buffer, DType, Result};
 
 const NAME: &str = "layer_norm";
-pub(super) const SOURCE: Source = Source::new("layer_norm/layer_norm.cu", include_str!("layer_norm.cu"));
+/// The programs for rows of up to 256, 512 and more vectors, and the one that sums what backward's blocks leave.
+pub(super) const PROGRAMS: [Source; 4] = [program(0), program(1), program(2), column_sum::gpu::SOURCE];
 
-/// Backward's registers allow this many of its largest blocks on a multiprocessor at once.
-const BLOCKS_PER_MULTIPROCESSOR: usize = 2;
+const fn program(i: usize) -> Source {
+    Source { defines: KEPT[i], ..Source::new("layer_norm/layer_norm.cu", include_str!("layer_norm.cu")) }
+}
+
+/// How many of backward's blocks of 256 threads a multiprocessor's registers allow at once, per program.
+const BLOCKS_PER_MULTIPROCESSOR: [usize; 3] = [4, 3, 2];
 
 /// `y = xhat * (offset + w) + b`; writes mean and rstd if asked.
 pub fn forward(
@@ -24,6 +29,7 @@ pub fn forward(
     rstd: Option<&mut Buffer>,
 ) -> Result<()> {
     let (spec, name) = (x.spec(), entry(NAME, "fwd", x.dtype())?);
+    let layout = RowLayout::of(spec);
     if spec.elements() == 0 {
         return Ok(());
     }
@@ -41,14 +47,15 @@ pub fn forward(
     ];
     // SAFETY: arguments as in the signature of layer_norm_fwd; `infer` made w and b as wide as a row of x, y like x, and
     // mean and rstd, both there or neither, one f32 per row, all on this device; the kernel strides over all rows
-    // whatever the grid.
-    unsafe { gpu.launch(NAME, &SOURCE, &name, block_per_row(spec), &args) }
+    // whatever the grid and the program.
+    unsafe { gpu.launch(NAME, &program(layout.program), &name, layout.block_per_row(spec), &args) }
 }
 
 /// Gives dx, dw and db, whichever are wanted, from one pass over x and dy.
 pub fn backward(gpu: &Gpu, op: &LayerNorm, io: &mut Backward) -> Result<()> {
     let (x, w, mean, rstd, dy) = (io.saved(0), io.saved(1), io.saved(2), io.saved(3), io.dy());
     let (spec, name) = (x.spec(), entry(NAME, "bwd", x.dtype())?);
+    let layout = RowLayout::of(spec);
     let mut dx = io.wants(0).then(|| io.alloc(spec)).transpose()?;
     let weight = |i: usize| io.wants(i).then(|| io.alloc(w.spec().with_dtype(DType::F32))).transpose();
     let (mut dw, mut db) = (weight(1)?, weight(2)?);
@@ -57,7 +64,7 @@ pub fn backward(gpu: &Gpu, op: &LayerNorm, io: &mut Backward) -> Result<()> {
             sum.fill_zero()?; // over no rows
         }
     } else {
-        let grid = walking_rows(gpu, spec, BLOCKS_PER_MULTIPROCESSOR);
+        let grid = layout.walking(gpu, spec, BLOCKS_PER_MULTIPROCESSOR);
         let partial = |wanted: bool| wanted.then(|| io.temp(partial_rows(grid, spec))).transpose();
         let (mut partial_w, mut partial_b) = (partial(dw.is_some())?, partial(db.is_some())?);
         let args = [
@@ -75,7 +82,7 @@ pub fn backward(gpu: &Gpu, op: &LayerNorm, io: &mut Backward) -> Result<()> {
         ];
         // SAFETY: arguments as in the signature of layer_norm_bwd; x, w, mean and rstd are what forward saw and made, dy is
         // like x, dx too, and each partial has one row per block, all on this device.
-        unsafe { gpu.launch(NAME, &SOURCE, &name, grid, &args) }?;
+        unsafe { gpu.launch(NAME, &program(layout.program), &name, grid, &args) }?;
         for (sum, partial) in [(&mut dw, &partial_w), (&mut db, &partial_b)] {
             if let (Some(sum), Some(partial)) = (sum, partial) {
                 column_sum::gpu::forward(gpu, partial, sum)?;

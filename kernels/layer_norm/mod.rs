@@ -24,7 +24,7 @@ mod cpu;
 mod gpu;
 
 use crate::check::{Case, Entry, Input};
-use crate::column_sum::{self, column_sum};
+use crate::column_sum::column_sum;
 use crate::device::Kind;
 use crate::dtype::Float;
 use crate::op::{Backward, Cost, Forward, Made, Needs, Op, Run, Shapes, Slot, check, float, take};
@@ -128,7 +128,7 @@ pub const ENTRY: Entry = Entry {
     name: "layer_norm",
     summary: "y = (x - mean) / std * w + b per row; w may mean 1 + w",
     passes: "forward, backward",
-    programs: &[gpu::SOURCE, column_sum::gpu::SOURCE],
+    programs: &gpu::PROGRAMS,
     cases: || {
         let op = |one_plus| LayerNorm { eps: 1e-5, one_plus };
         let ins = |rows: usize, width: usize| {
@@ -141,6 +141,7 @@ pub const ENTRY: Entry = Entry {
             Case::check("one plus", op(true), ins(4, 33)),
             Case::parity("700x131", op(true), ins(700, 131)),
             Case::parity("whole vectors", op(false), ins(19, 640)),
+            Case::parity("several vectors per thread", op(false), ins(19, 2560)),
             Case::parity("wider than the registers, vectors", op(false), ins(9, 8192 + 512)),
             Case::parity("wider than the registers, odd", op(true), ins(9, 4099)),
             Case::bench("18464x1024", op(false), ins(32 * 577, 1024)),

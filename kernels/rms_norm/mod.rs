@@ -22,7 +22,6 @@ pub(crate) mod cpu;
 mod gpu;
 
 use crate::check::{Case, CaseKind, Entry, Input};
-use crate::column_sum;
 use crate::device::Kind;
 use crate::op::{Backward, Cost, Forward, Made, Needs, Op, Run, Shapes, Slot, check, float, take};
 use crate::reduce::partial_sums;
@@ -105,7 +104,7 @@ pub const ENTRY: Entry = Entry {
     name: "rms_norm",
     summary: "y = x / rms(x) * w per row",
     passes: "forward, backward",
-    programs: &[gpu::SOURCE, column_sum::gpu::SOURCE],
+    programs: &gpu::PROGRAMS,
     cases: || {
         let case = |name: &str, rows: usize, width: usize| {
             Case::check(name, RmsNorm { eps: 1e-5 }, [Input::normal([rows, width]), Input::normal([width])])
@@ -120,6 +119,7 @@ pub const ENTRY: Entry = Entry {
             case("odd width", 5, 67),
             parity("700x131", 700, 131),
             parity("vectors, several warps", 19, 640),
+            parity("several vectors per thread", 19, 2560),
             parity("odd width, several warps", 11, 1001),
             parity("wider than the registers, vectors", 9, 8192 + 512),
             parity("wider than the registers, odd", 9, 4099),
