@@ -11,6 +11,7 @@
 #include "async.h"
 #include "checker.h"
 #include "collective.h"
+#include "counters.h"
 #include "fiber.h"
 #include "watch.h"
 #include "regions.h"
@@ -324,11 +325,15 @@ bool run_grid(const Kernel& kernel, SimIndex grid, SimIndex dims, size_t dynamic
   if (watched) {
     block.regions.grid_begins(kernel, arguments, memory);
     checker::grid_begins(settings);
+    counters::grid_begins(settings, uint64_t{grid.x} * grid.y * grid.z);
   }
   watch.check = settings.races || settings.bounds;
+  watch.count = settings.count;
   for (unsigned b : block_order(grid.x * grid.y * grid.z))
     if (!run_block(unflatten(b, grid), grid, dims, dynamic_shared)) break;
-  watch.check = false;
+    else if (counters::on) counters::block_ends();
+  watch.check = watch.count = false;
+  if (counters::on) counters::grid_ends();
   bool sound = !watched || checker::grid_ends();
   return sound && !block.failed;
 }
@@ -352,6 +357,7 @@ static void hand_over(Barrier& barrier) {
 // Stricter than the hardware: a thread that has returned does not count as arrived.
 void sim_barrier(unsigned id, unsigned threads, bool wait, const char* file, int line) {
   wait_in(id == 0 ? "__syncthreads" : "a named barrier", file, line);
+  if (counters::on) counters::instruction("barrier", 1, __builtin_return_address(0));
   if (id >= BARRIERS) fail("barrier " + std::to_string(id) + " at " + place(file, line) + ": there are 16");
   int expected = threads == 0 ? block.count : static_cast<int>(threads);
   if (expected % LANES != 0 || expected > block.count)
@@ -378,6 +384,7 @@ void sim_barrier(unsigned id, unsigned threads, bool wait, const char* file, int
 
 void sim_collective(SimCollective op, uint32_t mask, SimLane* lane, const char* file, int line) {
   int warp = block.current / LANES, me = block.current % LANES;
+  if (counters::on) counters::instruction(name_of(op), 1, __builtin_return_address(0));
   wait_in(name_of(op), file, line);
   if (!(mask >> me & 1)) fail("lane " + std::to_string(me) + " is not in the mask it calls " + name_of(op) + " with");
   Group& g = block.groups[warp][__builtin_ctz(mask)];
@@ -436,11 +443,21 @@ static void run(const Copy& copy) {
 
 // The copies of a thread that are over stay listed until its wait: only then is it known that they are.
 void sim_copy(void* to, const void* from, uint32_t bytes) {
-  if (watch.check) checker::copy_begins(to, from, bytes, __builtin_return_address(0));
+  const void* here = __builtin_return_address(0);
+  if (watch.check) checker::copy_begins(to, from, bytes, here);
+  if (watch.count) {
+    counters::instruction("cp.async", 1, here);
+    if (bytes) counters::access(reinterpret_cast<uint64_t>(from), bytes, false, bytes == COPY_BYTES, here);
+    counters::access(reinterpret_cast<uint64_t>(to), COPY_BYTES, true, true, here);
+  }
   Thread& me = *block.threads[block.current];
   me.copies.push_back({to, from, bytes, me.group});
   if (block.settings.early) run(me.copies.back());
   else memset(to, 0xff, COPY_BYTES);  // NaN, until the wait
+}
+
+void sim_instruction(const char* name) {
+  if (counters::on) counters::instruction(name, 1, __builtin_return_address(0));
 }
 
 void sim_copy_commit() { block.threads[block.current]->group++; }

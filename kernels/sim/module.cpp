@@ -9,12 +9,14 @@
 #include <algorithm>
 #include <cstring>
 
+#include "counters.h"
 #include "driver.h"
 #include "stream.h"
 
 namespace sim {
 
 Module::~Module() {
+  counters::forget_places();
   if (object) dlclose(object);
   if (file >= 0) close(file);
 }

@@ -166,6 +166,7 @@ DEV u16 bf16_bits(float value) {
 DEV u32 bf16_pair(float low, float high) { return bf16_bits(low) | static_cast<u32>(bf16_bits(high)) << 16; }
 
 DEV float ex2(float x) {
+  if (sim_instrumented) sim_instruction("ex2");
   float y = exp2f(x);
   return fabsf(y) < 1.17549435e-38f ? 0.0f : y;
 }

@@ -56,8 +56,8 @@ SIM_EXPORT void sim_barrier(unsigned id, unsigned threads, bool wait, const char
 SIM_EXPORT void sim_collective(SimCollective op, uint32_t mask, SimLane* lane, const char* file, int line);
 
 // The block's own copy of a static shared array; `key` is unique to the declaration.
-SIM_EXPORT void* sim_shared(const void* key, size_t bytes, const char* name);
-SIM_EXPORT void* sim_dynamic_shared();
+SIM_EXPORT __attribute__((assume_aligned(16))) void* sim_shared(const void* key, size_t bytes, const char* name);
+SIM_EXPORT __attribute__((assume_aligned(1024))) void* sim_dynamic_shared();
 
 // How large a parameter of a kernel is and how it is aligned. A list of them ends with one of no size.
 struct SimParameter {
@@ -75,6 +75,9 @@ struct SimKernel {
 };
 // Called while a module is loaded, once per kernel.
 SIM_EXPORT void sim_register(const SimKernel& kernel);
+
+// Instrumented kernels tell what has no other effect here than to be counted.
+SIM_EXPORT void sim_instruction(const char* name);
 
 // A copy of `bytes` bytes from global to shared memory, the rest of 16 filled with zeros, that does not wait.
 SIM_EXPORT void sim_copy(void* to, const void* from, uint32_t bytes);

@@ -1,8 +1,10 @@
 // What the compiler calls at every access of an instrumented kernel: the interface of -fsanitize=thread, without its
 // library. Outside of a kernel, nothing is looked at.
-#include "checker.h"
-#include "fiber.h"
 #include "watch.h"
+
+#include "checker.h"
+#include "counters.h"
+#include "fiber.h"
 
 namespace sim {
 
@@ -12,6 +14,7 @@ static inline void access(const volatile void* pointer, size_t bytes, unsigned a
   auto address = reinterpret_cast<uint64_t>(pointer);
   if (address - watch.stack < STACK_BYTES) return;  // a local of the thread's own
   if (watch.check) checker::access(address, bytes, access, natural, place);
+  if (watch.count) counters::access(address, bytes, access & checker::WRITE, natural, place);
 }
 
 }  // namespace sim
