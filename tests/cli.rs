@@ -63,6 +63,33 @@ fn a_reader_that_goes_away_is_no_error() {
 }
 
 #[test]
+fn a_device_that_is_not_there_is_an_error_of_every_command_that_computes() {
+    let recipe = recipe();
+    let out = Path::new(env!("CARGO_TARGET_TMPDIR")).join("no-device");
+    let train = ["train", recipe.to_str().unwrap(), "trainer.accelerator=cpu"]; // the flag has the last word
+    let commands: [&[&str]; 5] = [
+        &train,
+        &["generate", "--model", "none", "--prompt", "?"],
+        &["eval", "--model", "none", "--data", "none"],
+        &["quickstart", "--out", out.to_str().unwrap()],
+        &["bench", "step"],
+    ];
+    for command in commands {
+        let (code, stdout, stderr) = run(&[command, &["--device", "gpu"]].concat());
+        assert_eq!((code, stdout.as_str()), (Some(1), ""), "{command:?}");
+        assert_eq!(stderr, "error: --device: expected cpu, cuda, cuda:N or auto, got gpu\n");
+        let (code, _, stderr) = run(&[command, &["--device", "cuda:99"]].concat());
+        let stderr = stderr.strip_prefix("error: ").unwrap_or_else(|| panic!("{command:?}: {stderr}"));
+        // Without a driver, and with one.
+        let named =
+            ["no CUDA driver: searched ", "the CUDA driver shows no device", "open cuda:99: find the device"];
+        assert!(named.iter().any(|beginning| stderr.starts_with(beginning)), "{stderr}");
+        assert_eq!((code, stderr.lines().count()), (Some(1), 1), "{stderr}");
+    }
+    assert!(!out.exists(), "a command that cannot run leaves nothing behind");
+}
+
+#[test]
 fn an_unknown_cpu_path_is_named_with_those_there_are() {
     let output = neva().args(["config", recipe().to_str().unwrap()]).env("NEVA_CPU", "mmx").output().unwrap();
     let stderr = String::from_utf8(output.stderr).unwrap();

@@ -19,7 +19,7 @@ pub struct Arguments {
     #[arg(long)]
     data: PathBuf,
     /// The directory that the records' image names start from
-    #[arg(long, default_value = "")]
+    #[arg(long, default_value = ".")]
     image_folder: PathBuf,
     /// Ask only the first so many questions
     #[arg(long)]
