@@ -84,14 +84,21 @@ fn product(device: &Device, rows: usize, n: usize, k: usize) -> Vec<f32> {
     run::forward(&Gemm::new(Kind::NT), ins, Needs::default()).unwrap().outs[0].to_vec().unwrap()
 }
 
+/// The largest difference between the products of the GPU and the CPU, relative.
+fn rounding() -> f32 {
+    let (gpu, cpu) = (product(&Device::gpu(0).unwrap(), 8, 16, 32), product(&Device::cpu(), 8, 16, 32));
+    gpu.iter().zip(&cpu).map(|(g, c)| (g - c).abs() / c.abs()).fold(0.0, f32::max)
+}
+
 #[test]
-fn products_of_f32_round_their_factors_only_when_asked() {
-    fn error() -> f32 {
-        let (gpu, cpu) = (product(&Device::gpu(0).unwrap(), 8, 16, 32), product(&Device::cpu(), 8, 16, 32));
-        gpu.iter().zip(&cpu).map(|(g, c)| (g - c).abs() / c.abs()).fold(0.0, f32::max)
-    }
-    simulated(&[&[], &[("NEVA_TF32", "0")]], || assert!(error() < 1e-6, "{}", error()));
-    simulated(&[&[("NEVA_TF32", "1")]], || assert!((1e-5..1e-2).contains(&error()), "{}", error()));
+fn products_of_f32_keep_their_factors_whole() {
+    simulated(&[&[], &[("NEVA_TF32", "0")]], || assert!(rounding() < 1e-6, "{}", rounding()));
+}
+
+#[test]
+fn products_of_f32_round_their_factors_when_asked() {
+    let tf32 = [("NEVA_TF32", "1")];
+    simulated(&[&tf32], || assert!((1e-5..1e-2).contains(&rounding()), "{}", rounding()));
 }
 
 /// The files of kept algorithms.
@@ -103,35 +110,62 @@ fn algorithms(cache: &str) -> Vec<PathBuf> {
 }
 
 #[test]
-fn a_choice_of_algorithm_is_kept_and_a_bad_one_made_anew() {
+fn a_choice_of_algorithm_is_kept_and_a_damaged_one_made_anew() {
     const CACHE: &str = concat!(env!("CARGO_TARGET_TMPDIR"), "/kept-algorithms");
     simulated(&[&[("NEVA_CACHE_DIR", CACHE)]], || {
         let _ = fs::remove_dir_all(CACHE);
-        let fresh = |rows| product(&Device::gpu(0).unwrap(), rows, 24, 512);
-        let first = fresh(40);
+        let fresh = || product(&Device::gpu(0).unwrap(), 40, 24, 512);
+        let first = fresh();
         let files = algorithms(CACHE);
         assert_eq!(files.len(), 1, "{files:?}");
         let kept = fs::read_to_string(&files[0]).unwrap();
-        assert!(kept.contains("TN by columns, 24 x 40 x 512 of f32 into f32, 1 of them"), "{kept}");
+        let (line, rest) = kept.split_once('\n').unwrap();
+        assert!(line.contains("TN by columns, 24 x 40 x 512 of f32 into f32, 1 of them"), "{line}");
+        let (sizes, words) = rest.split_once('\n').unwrap();
+        assert_eq!((sizes, words.lines().count()), ("24 40 512 1", 8));
 
-        // A note in the file that the words of the algorithm do not mind: it is gone if the file is written again.
-        let read = |note: &str| fs::read_to_string(&files[0]).unwrap().ends_with(note);
-        fs::write(&files[0], format!("{kept} \n")).unwrap();
-        assert_eq!(fresh(40), first, "a later process adds in the same order");
-        assert_eq!(fresh(38).len(), 38 * 24, "nearly as many rows take the same algorithm");
-        assert!(read(" \n") && algorithms(CACHE).len() == 1, "it was measured again");
+        let written = fs::metadata(&files[0]).unwrap().modified().unwrap();
+        assert_eq!(fresh(), first, "a later process adds in the same order");
+        assert_eq!(fs::metadata(&files[0]).unwrap().modified().unwrap(), written, "it was chosen again");
 
-        let (line, _) = kept.split_once('\n').unwrap();
         let nonsense = "ffffffffffffffff\n".repeat(8);
-        for damaged in [&kept[..kept.len() / 2], "", &format!("{line}\n{nonsense}")] {
+        for damaged in [&kept[..kept.len() / 2], "", &format!("{line}\n{sizes}\n{nonsense}")] {
             fs::write(&files[0], damaged).unwrap();
-            assert_eq!(fresh(40).len(), first.len());
+            assert_eq!(fresh().len(), first.len());
             let again = fs::read_to_string(&files[0]).unwrap();
             assert!(
                 again.starts_with(line) && again.len() == kept.len() && !again.contains(&nonsense),
                 "{again}"
             );
         }
+    });
+}
+
+#[test]
+fn nearly_equal_sizes_share_an_algorithm_and_others_have_their_own() {
+    const CACHE: &str = concat!(env!("CARGO_TARGET_TMPDIR"), "/shared-algorithms");
+    simulated(&[&[("NEVA_CACHE_DIR", CACHE)]], || {
+        let _ = fs::remove_dir_all(CACHE);
+        // Odd widths: the library has one algorithm for them, good for any size.
+        let odd = |rows| product(&Device::gpu(0).unwrap(), rows, 23, 511);
+        for (rows, files) in [(40, 1), (38, 1), (40, 1), (64, 2)] {
+            assert_eq!(odd(rows).len(), rows * 23);
+            assert_eq!(algorithms(CACHE).len(), files, "after {rows} rows");
+        }
+        // The split sum, here made the choice, is good for the size that it was chosen for and no other.
+        let even = |rows| product(&Device::gpu(0).unwrap(), rows, 24, 512);
+        even(40);
+        let file =
+            algorithms(CACHE).into_iter().find(|f| fs::read_to_string(f).unwrap().contains("24 40 512 1"));
+        let (file, split) = (file.unwrap(), format!("{:016x}\n{:016x}\n", 16u64 << 32 | 1, 24 * 40 * 4));
+        let text = fs::read_to_string(&file).unwrap();
+        let lines: Vec<&str> = text.split_inclusive('\n').collect();
+        fs::write(&file, lines[..3].concat() + &split + &lines[5..].concat()).unwrap();
+        let (split, before) = (fs::read_to_string(&file).unwrap(), algorithms(CACHE).len());
+        let (few, many) = (even(38), even(40));
+        assert_eq!(algorithms(CACHE).len(), before + 1, "38 rows have a file of their own");
+        assert_eq!((even(38), even(40)), (few, many), "neither changes the other's choice");
+        assert_eq!((fs::read_to_string(&file).unwrap(), algorithms(CACHE).len()), (split, before + 1));
     });
 }
 

@@ -5,8 +5,8 @@
 //! (`cache.rs`) so that a run that is resumed adds in the same order and gets the same bits. Sizes are rounded up to an
 //! eighth of their magnitude for that, because a batch of packed sequences has another number of rows each time. What
 //! is kept is the library's own 64 bytes, which it documents as good for the same version; the index in its list of
-//! guesses could change with its state. An algorithm that the library refuses, because the file is damaged or the
-//! size is at odds with it, is measured anew.
+//! guesses could change with its state. A kept algorithm that the library refuses for the sizes it was chosen for is
+//! from a damaged file and is chosen anew; sizes that it is not good for get one of their own.
 //!
 //! Sums of partial results (split K) are taken in f32 or not at all: the other schemes would round them to the type of
 //! the result in between.
@@ -96,12 +96,20 @@ impl fmt::Display for ByColumns {
 }
 
 /// What algorithms are kept by.
-type Key = (ByColumns, [u32; 3]);
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+struct Key {
+    product: ByColumns,
+    /// What a, b and d are aligned to.
+    alignments: [u32; 3],
+    /// Whether it is for these sizes alone, because they do not take the algorithm of their neighbours.
+    alone: bool,
+}
 
-/// An algorithm, and whether it has computed something in this process.
+/// An algorithm, and the sizes it was chosen for.
 struct Kept {
     algorithm: sys::cublasLtMatmulAlgo_t,
-    proven: bool,
+    sizes: [usize; 3],
+    batch: usize,
 }
 
 /// The library on one device.
@@ -146,27 +154,50 @@ impl Blas {
 
     /// The file of a product's algorithm, and the line it begins with: the key in words.
     fn file(&self, key: &Key) -> (Option<PathBuf>, String) {
-        let line = format!("{}: {}, aligned to {:?}", self.setting, key.0, key.1);
+        let alone = if key.alone { ", alone" } else { "" };
+        let line = format!("{}: {}, aligned to {:?}{alone}", self.setting, key.product, key.alignments);
         (self.folder.as_ref().map(|f| f.join(format!("{:032x}.algorithm", cache::hash([&*line])))), line)
     }
 
-    /// What a former process kept for this product.
-    fn read(&self, key: &Key) -> Option<sys::cublasLtMatmulAlgo_t> {
+    /// The algorithm kept for this product, by this process or a former one.
+    fn find(&mut self, gpu: &Gpu, key: &Key) -> Option<sys::cublasLtMatmulAlgo_t> {
+        if !self.kept.contains_key(key) {
+            let kept = self.read(gpu, key)?;
+            self.kept.insert(*key, kept);
+        }
+        self.kept.get(key).map(|kept| kept.algorithm)
+    }
+
+    /// What a former process kept. None if the library does not take it for the sizes it was chosen for: then the file
+    /// is damaged.
+    fn read(&self, gpu: &Gpu, key: &Key) -> Option<Kept> {
         let (path, line) = self.file(key);
         let text = fs::read_to_string(path?).ok()?;
-        let words = text.strip_prefix(&line)?.split_whitespace();
-        let data: Vec<u64> =
-            words.map(|w| u64::from_str_radix(w, 16)).collect::<std::result::Result<_, _>>().ok()?;
-        Some(sys::cublasLtMatmulAlgo_t { data: data.try_into().ok()? })
+        let mut lines = text.strip_prefix(&line)?.lines().skip(1);
+        let numbers =
+            lines.next()?.split(' ').map(str::parse).collect::<std::result::Result<Vec<usize>, _>>().ok()?;
+        let [m, n, k, batch] = numbers.try_into().ok()?;
+        let words =
+            lines.map(|w| u64::from_str_radix(w, 16)).collect::<std::result::Result<Vec<_>, _>>().ok()?;
+        let kept = Kept {
+            algorithm: sys::cublasLtMatmulAlgo_t { data: words.try_into().ok()? },
+            sizes: [m, n, k],
+            batch,
+        };
+        let product = ByColumns { sizes: kept.sizes, batch, ..key.product };
+        let call = Call::new(gpu, &product, [ALIGNED; 4], key.alignments, self).ok()?;
+        call.takes(&kept.algorithm).then_some(kept)
     }
 
     /// Keeps the algorithm of a product, for later processes too.
-    fn keep(&mut self, key: Key, algorithm: sys::cublasLtMatmulAlgo_t) {
+    fn keep(&mut self, key: Key, kept: Kept) {
         if let (Some(path), line) = self.file(&key) {
-            let words: String = algorithm.data.iter().map(|word| format!("{word:016x}\n")).collect();
-            let _ = cache::write_whole(&path, format!("{line}\n{words}").as_bytes()); // no error: see cache.rs
+            let [m, n, k] = kept.sizes;
+            let words: String = kept.algorithm.data.iter().map(|word| format!("{word:016x}\n")).collect();
+            let text = format!("{line}\n{m} {n} {k} {}\n{words}", kept.batch);
+            let _ = cache::write_whole(&path, text.as_bytes()); // no error: see cache.rs
         }
-        self.kept.insert(key, Kept { algorithm, proven: true });
+        self.kept.insert(key, kept);
     }
 }
 
@@ -192,25 +223,14 @@ impl Gpu {
         }
         let blas = blas.as_mut().expect("opened above");
         let alignments = product.alignments([a, b, d | bias]); // what d and bias have in common
-        let exact = (*product, alignments);
         let call = Call::new(self, product, [a, b, bias, d], alignments, blas)
             .map_err(|e| blas_error(op, e, product))?;
-        // Sizes that the algorithm of their neighbours is not good for have one of their own.
-        let mut key = if blas.kept.contains_key(&exact) { exact } else { (product.rounded(), alignments) };
-        if !blas.kept.contains_key(&key)
-            && let Some(algorithm) = blas.read(&key)
-        {
-            blas.kept.insert(key, Kept { algorithm, proven: false });
-        }
-        if let Some(kept) = blas.kept.get_mut(&key) {
-            match call.run(self, &kept.algorithm, d) {
-                Ok(()) => {
-                    kept.proven = true;
-                    return self.launched(op);
-                }
-                Err(e) if !refused(e) => return Err(blas_error(op, e, product)),
-                Err(_) if kept.proven => key = exact,
-                Err(_) => {}
+        let mut key = Key { product: product.rounded(), alignments, alone: false };
+        while let Some(algorithm) = blas.find(self, &key) {
+            match call.run(self, &algorithm, d) {
+                Ok(()) => return self.launched(op),
+                Err(e) if !refused(e) || key.alone => return Err(blas_error(op, e, product)),
+                Err(_) => key = Key { product: *product, alignments, alone: true },
             }
         }
         let algorithm = call.choose(self).map_err(|e| match e {
@@ -218,7 +238,8 @@ impl Gpu {
             Failure::Device(e) => e,
         })?;
         call.run(self, &algorithm, d).map_err(|e| blas_error(op, e, product))?;
-        blas.keep(key, algorithm);
+        let kept = Kept { algorithm, sizes: product.sizes, batch: product.batch };
+        blas.keep(key, kept);
         self.launched(op)
     }
 }
@@ -306,6 +327,18 @@ impl<'a> Call<'a> {
                 gpu.stream.cast(),
             )
         }
+    }
+
+    /// Whether the library takes an algorithm for this product.
+    fn takes(&self, algorithm: &sys::cublasLtMatmulAlgo_t) -> bool {
+        let [a, b, d] = self.layouts.each_ref().map(|l| l.0);
+        // SAFETY: a result of the library is numbers and enums of which 0 is a value.
+        let mut result: sys::cublasLtMatmulHeuristicResult_t = unsafe { std::mem::zeroed() };
+        // SAFETY: handle and descriptors exist; one result is written.
+        let status = unsafe {
+            sys::cublasLtMatmulAlgoCheck(self.handle, self.operation.0, a, b, d, d, algorithm, &mut result)
+        };
+        status == sys::cublasStatus_t::CUBLAS_STATUS_SUCCESS && result.workspaceSize <= WORKSPACE_BYTES
     }
 
     /// The fastest of the library's best guesses; its first where the device has no room for a second result.

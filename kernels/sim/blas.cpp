@@ -82,11 +82,11 @@ static Attributes* new_layout(int type, uint64_t rows, uint64_t cols, int64_t ld
 }
 
 static Attributes* new_preference() {
-  constexpr int SEARCH_MODE = 0, REDUCTION_SCHEMES = 3, MOST_WAVES = 9, IMPLEMENTATIONS = 12;
+  constexpr int SEARCH_MODE = 0, MOST_WAVES = 9, IMPLEMENTATIONS = 12;
   auto* preference = new Attributes;
   preference->define(SEARCH_MODE, 4, 0);
   preference->define(PREFERENCE_WORKSPACE, 8, 0);
-  preference->define(REDUCTION_SCHEMES, 4, -1);
+  preference->define(PREFERENCE_REDUCTION_SCHEMES, 4, -1);
   for (int i = 0; i < 4; i++) preference->define(PREFERENCE_ALIGNMENT_A + i, 4, 256);
   preference->define(MOST_WAVES, 4, 0);
   preference->define(IMPLEMENTATIONS, 8, -1);
@@ -202,7 +202,7 @@ SIM_EXPORT Status cublasLtMatmulAlgoGetHeuristic(void* handle, Attributes* desc,
   if (handle != &library) return NOT_INITIALIZED;
   if (!desc || !a || !b || !c || !d || !preference || wanted <= 0 || !results || !found) return INVALID_VALUE;
   *found = 0;
-  int other = preference->changed({PREFERENCE_WORKSPACE, 5, 6, 7, 8});
+  int other = preference->changed({PREFERENCE_WORKSPACE, PREFERENCE_REDUCTION_SCHEMES, 5, 6, 7, 8});
   if (other >= 0) return complain(NOT_SUPPORTED, "preference " + std::to_string(other) + " is not simulated");
   Problem problem;
   if (Status wrong = problem.read(*desc, *a, *b, *c, *d)) return wrong;
@@ -210,6 +210,7 @@ SIM_EXPORT Status cublasLtMatmulAlgoGetHeuristic(void* handle, Attributes* desc,
   for (int i = 0; i < 4; i++) alignments[i] = static_cast<uint32_t>((*preference)[PREFERENCE_ALIGNMENT_A + i]);
   for (auto& algorithm : problem.algorithms(alignments, (*preference)[PREFERENCE_WORKSPACE])) {
     if (*found == wanted) break;
+    if (algorithm.workspace > 0 && !((*preference)[PREFERENCE_REDUCTION_SCHEMES] & 2)) continue;  // has partial sums
     results[(*found)++] = {algorithm, algorithm.workspace, SUCCESS, 1.0f, {}};
   }
   return *found > 0 ? SUCCESS : NOT_SUPPORTED;

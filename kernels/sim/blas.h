@@ -63,6 +63,7 @@ enum LayoutAttribute {
 };
 enum PreferenceAttribute {
   PREFERENCE_WORKSPACE = 1,
+  PREFERENCE_REDUCTION_SCHEMES = 3,  // a mask of how partial sums may be added: 2 is in the type they are summed in
   PREFERENCE_ALIGNMENT_A = 5,  // then B, C and D
 };
 
