@@ -86,7 +86,7 @@ static Attributes* new_preference() {
   auto* preference = new Attributes;
   preference->define(SEARCH_MODE, 4, 0);
   preference->define(PREFERENCE_WORKSPACE, 8, 0);
-  preference->define(PREFERENCE_REDUCTION_SCHEMES, 4, -1);
+  preference->define(PREFERENCE_REDUCTIONS, 4, REDUCE_ANY);
   for (int i = 0; i < 4; i++) preference->define(PREFERENCE_ALIGNMENT_A + i, 4, 256);
   preference->define(MOST_WAVES, 4, 0);
   preference->define(IMPLEMENTATIONS, 8, -1);
@@ -202,15 +202,15 @@ SIM_EXPORT Status cublasLtMatmulAlgoGetHeuristic(void* handle, Attributes* desc,
   if (handle != &library) return NOT_INITIALIZED;
   if (!desc || !a || !b || !c || !d || !preference || wanted <= 0 || !results || !found) return INVALID_VALUE;
   *found = 0;
-  int other = preference->changed({PREFERENCE_WORKSPACE, PREFERENCE_REDUCTION_SCHEMES, 5, 6, 7, 8});
+  int other = preference->changed({PREFERENCE_WORKSPACE, PREFERENCE_REDUCTIONS, 5, 6, 7, 8});
   if (other >= 0) return complain(NOT_SUPPORTED, "preference " + std::to_string(other) + " is not simulated");
   Problem problem;
   if (Status wrong = problem.read(*desc, *a, *b, *c, *d)) return wrong;
   uint32_t alignments[4];
   for (int i = 0; i < 4; i++) alignments[i] = static_cast<uint32_t>((*preference)[PREFERENCE_ALIGNMENT_A + i]);
-  for (auto& algorithm : problem.algorithms(alignments, (*preference)[PREFERENCE_WORKSPACE])) {
+  auto reductions = static_cast<uint32_t>((*preference)[PREFERENCE_REDUCTIONS]);
+  for (auto& algorithm : problem.algorithms(alignments, (*preference)[PREFERENCE_WORKSPACE], reductions)) {
     if (*found == wanted) break;
-    if (algorithm.workspace > 0 && !((*preference)[PREFERENCE_REDUCTION_SCHEMES] & 2)) continue;  // has partial sums
     results[(*found)++] = {algorithm, algorithm.workspace, SUCCESS, 1.0f, {}};
   }
   return *found > 0 ? SUCCESS : NOT_SUPPORTED;
@@ -277,7 +277,7 @@ SIM_EXPORT Status cublasLtMatmul(void* handle, Attributes* desc, const void* alp
     algorithm = *chosen;
   } else {
     uint32_t alignments[] = {alignment_of(a), alignment_of(b), alignment_of(c), alignment_of(d)};
-    auto all = problem.algorithms(alignments, workspace_bytes);
+    auto all = problem.algorithms(alignments, workspace_bytes, REDUCE_ANY);
     if (all.empty()) return complain(NOT_SUPPORTED, "no algorithm takes matrices of so little alignment");
     algorithm = all[0];
   }

@@ -39,6 +39,9 @@ enum Epilogue {
   GRADIENT_B = 512,
 };
 
+// How the parts of a sum over k are put together, where it is cut in parts: a mask of what is allowed.
+enum Reduction : uint32_t { REDUCE_IN_PLACE = 1, REDUCE_IN_COMPUTE_TYPE = 2, REDUCE_IN_OUTPUT_TYPE = 4, REDUCE_ANY = 7 };
+
 enum DescAttribute {
   DESC_COMPUTE_TYPE = 0,
   DESC_SCALE_TYPE = 1,
@@ -63,7 +66,7 @@ enum LayoutAttribute {
 };
 enum PreferenceAttribute {
   PREFERENCE_WORKSPACE = 1,
-  PREFERENCE_REDUCTION_SCHEMES = 3,  // a mask of how partial sums may be added: 2 is in the type they are summed in
+  PREFERENCE_REDUCTIONS = 3,
   PREFERENCE_ALIGNMENT_A = 5,  // then B, C and D
 };
 

@@ -175,12 +175,14 @@ std::string Problem::refuse(const Algorithm& algorithm) const {
   return "";
 }
 
-std::vector<Algorithm> Problem::algorithms(const uint32_t (&alignments)[4], uint64_t workspace) const {
+std::vector<Algorithm> Problem::algorithms(const uint32_t (&alignments)[4], uint64_t workspace,
+                                           uint32_t reductions) const {
   uint32_t least = *std::min_element(std::begin(alignments), std::end(alignments));
   if (bias && reinterpret_cast<uint64_t>(bias) % WIDE != 0) least = std::min(least, WIDE - 1);
   std::vector<Algorithm> all;
   for (Algorithm algorithm : {Algorithm{MAGIC, SPLIT, WIDE, m * n * sizeof(float), {}},
                               Algorithm{MAGIC, ASCENDING, WIDE, 0, {}}, Algorithm{MAGIC, DESCENDING, 2, 0, {}}}) {
+    if (algorithm.id == SPLIT && !(reductions & REDUCE_IN_COMPUTE_TYPE)) continue;
     if (algorithm.workspace <= workspace && algorithm.alignment <= least && refuse(algorithm).empty())
       all.push_back(algorithm);
   }

@@ -38,8 +38,9 @@ struct Problem {
   bool has_gradient() const { return epilogue == GRADIENT_A || epilogue == GRADIENT_B; }
   uint64_t bias_length() const { return epilogue == GRADIENT_B ? n : m; }
 
-  // What could run it, best first, where the matrices are aligned as `alignments` says (A, B, C, D).
-  std::vector<Algorithm> algorithms(const uint32_t (&alignments)[4], uint64_t workspace) const;
+  // What could run it, best first, where the matrices are aligned as `alignments` says (A, B, C, D) and of the ways to
+  // put a sum together those in the mask `reductions` are allowed.
+  std::vector<Algorithm> algorithms(const uint32_t (&alignments)[4], uint64_t workspace, uint32_t reductions) const;
   // Why `algorithm` cannot run it, or an empty string.
   std::string refuse(const Algorithm& algorithm) const;
 };

@@ -123,6 +123,7 @@ struct Product {
     in_place: bool,
     workspace: usize,
     alignment: u32,
+    reductions: u32,
 }
 
 use lt::cublasComputeType_t::*;
@@ -150,6 +151,7 @@ impl Product {
             in_place: false,
             workspace: WORKSPACE_BYTES,
             alignment: 256,
+            reductions: 7,
         }
     }
 
@@ -181,6 +183,12 @@ impl Product {
         let attribute = CUBLASLT_MATMUL_PREF_MAX_WORKSPACE_BYTES;
         let workspace = (&raw const self.workspace).cast();
         assert_eq!(blas!(cublasLtMatmulPreferenceSetAttribute(preference, attribute, workspace, 8)), SUCCESS);
+        let reductions = (&raw const self.reductions).cast();
+        let attribute = CUBLASLT_MATMUL_PREF_REDUCTION_SCHEME_MASK;
+        assert_eq!(
+            blas!(cublasLtMatmulPreferenceSetAttribute(preference, attribute, reductions, 4)),
+            SUCCESS
+        );
         for attribute in [
             CUBLASLT_MATMUL_PREF_MIN_ALIGNMENT_A_BYTES,
             CUBLASLT_MATMUL_PREF_MIN_ALIGNMENT_B_BYTES,
@@ -424,6 +432,11 @@ fn algorithms_differ_in_what_they_need_and_in_the_last_bit() {
             assert_ne!(results[first], results[second]);
             assert!(results[first].iter().zip(&results[second]).all(|(x, y)| (x - y).abs() < 1e-3));
         }
+        for (reductions, expected) in [(2, 3), (1, 2), (0, 2)] {
+            product.reductions = reductions;
+            assert_eq!(product.algorithms(0).unwrap().len(), expected, "mask {reductions}");
+        }
+        product.reductions = 7;
         product.workspace = 1023;
         assert_eq!(product.algorithms(0).unwrap().len(), 2);
         assert_eq!(product.run(Some(&all[0].algo)).unwrap_err(), INVALID, "too little workspace");

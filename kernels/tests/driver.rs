@@ -118,6 +118,21 @@ fn a_blocking_copy_waits_for_blocking_streams_alone() {
     });
 }
 
+/// The other way round: a fill without a stream runs in the legacy stream.
+#[test]
+fn blocking_streams_alone_wait_for_the_legacy_stream() {
+    simulated(&[LATE], || {
+        open();
+        for (flags, seen) in [(0, 2), (NON_BLOCKING, 1)] {
+            let (stream, from, to) = (stream(flags), upload(&[1u8]), upload(&[0u8]));
+            assert_eq!(cuda!(cuMemsetD8_v2(from, 2, 1)), OK);
+            assert_eq!(cuda!(cuMemcpyDtoDAsync_v2(to, from, 1, stream)), OK);
+            assert_eq!(synchronize(stream), OK);
+            assert_eq!(download::<u8>(to, 1), [seen]);
+        }
+    });
+}
+
 #[test]
 fn asking_again_and_again_comes_to_an_end() {
     simulated(&[LATE], || {
@@ -276,10 +291,49 @@ fn a_thread_without_the_context_is_told() {
         open();
         let elsewhere = thread::spawn(|| cuda!(cuMemAlloc_v2(&mut 0, 16))).join().unwrap();
         assert_eq!(elsewhere, CUresult::CUDA_ERROR_INVALID_CONTEXT);
-        let mut text = null();
-        assert_eq!(cuda!(cuGetErrorName(elsewhere, &mut text)), OK);
-        // SAFETY: the driver gave a string of its own.
-        assert_eq!(unsafe { std::ffi::CStr::from_ptr(text) }, c"CUDA_ERROR_INVALID_CONTEXT");
+    });
+}
+
+#[test]
+fn errors_have_the_drivers_names() {
+    use CUresult::*;
+    simulated(&[LATE], || {
+        open();
+        for code in [
+            CUDA_SUCCESS,
+            CUDA_ERROR_INVALID_VALUE,
+            CUDA_ERROR_OUT_OF_MEMORY,
+            CUDA_ERROR_NOT_INITIALIZED,
+            CUDA_ERROR_INVALID_DEVICE,
+            CUDA_ERROR_INVALID_IMAGE,
+            CUDA_ERROR_INVALID_CONTEXT,
+            CUDA_ERROR_NO_BINARY_FOR_GPU,
+            CUDA_ERROR_JIT_COMPILER_NOT_FOUND,
+            CUDA_ERROR_SHARED_OBJECT_INIT_FAILED,
+            CUDA_ERROR_INVALID_HANDLE,
+            CUDA_ERROR_ILLEGAL_STATE,
+            CUDA_ERROR_NOT_FOUND,
+            CUDA_ERROR_NOT_READY,
+            CUDA_ERROR_ILLEGAL_ADDRESS,
+            CUDA_ERROR_LAUNCH_OUT_OF_RESOURCES,
+            CUDA_ERROR_HOST_MEMORY_ALREADY_REGISTERED,
+            CUDA_ERROR_HOST_MEMORY_NOT_REGISTERED,
+            CUDA_ERROR_LAUNCH_FAILED,
+            CUDA_ERROR_NOT_SUPPORTED,
+            CUDA_ERROR_STREAM_CAPTURE_UNSUPPORTED,
+            CUDA_ERROR_STREAM_CAPTURE_INVALIDATED,
+            CUDA_ERROR_STREAM_CAPTURE_ISOLATION,
+            CUDA_ERROR_STREAM_CAPTURE_IMPLICIT,
+            CUDA_ERROR_CAPTURED_EVENT,
+            CUDA_ERROR_STREAM_CAPTURE_WRONG_THREAD,
+            CUDA_ERROR_INVALID_CLUSTER_SIZE,
+        ] {
+            let mut text = null();
+            assert_eq!(cuda!(cuGetErrorName(code, &mut text)), OK, "{code:?}");
+            // SAFETY: the driver gave a string of its own.
+            assert_eq!(unsafe { std::ffi::CStr::from_ptr(text) }.to_str().unwrap(), format!("{code:?}"));
+            assert_eq!(cuda!(cuGetErrorString(code, &mut text)), OK, "{code:?}");
+        }
     });
 }
 

@@ -218,6 +218,23 @@ fn a_graph_does_again_what_was_recorded() {
     });
 }
 
+/// The node of a graph has an address; nobody has taken a copy of what was there.
+#[test]
+fn a_graph_reads_pageable_memory_at_each_launch() {
+    simulated(&[LATE], || {
+        open();
+        let (stream, device, mut host) = (stream(NON_BLOCKING), allocate(1), vec![1u8]);
+        begin(stream, sys::CUstreamCaptureMode::CU_STREAM_CAPTURE_MODE_RELAXED);
+        assert_eq!(copy_to_device(device, &host, stream), OK);
+        let executable = instantiate(end(stream).unwrap());
+        for value in [5, 6] {
+            host.fill(value);
+            assert_eq!(cuda!(cuGraphLaunch(executable, stream)), OK);
+            assert_eq!(download::<u8>(device, 1), [value]);
+        }
+    });
+}
+
 #[test]
 fn waiting_spoils_a_capture() {
     use sys::CUstreamCaptureMode::*;
