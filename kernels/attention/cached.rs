@@ -1,8 +1,9 @@
 //! Attention of new rows to a cache of keys and values, for generation.
 
-use super::Layout;
 use super::cpu::{self, Tiles};
+use super::{Layout, gpu};
 use crate::check::{Case, Entry, Input};
+use crate::device::Kind;
 use crate::op::{Cost, Forward, Made, Op, Run, Shapes, check, take};
 use crate::{DType, Result, Spec, on_cpu};
 
@@ -18,6 +19,10 @@ use crate::{DType, Result, Spec, on_cpu};
 ///
 /// The result has the bits that [`Attention`](super::Attention) gives for the same row in its whole sequence. Rows
 /// that follow each other in a slot share the work of a tile; no order of rows is required.
+///
+/// On a GPU the bits are the same whatever else is in the batch, as long as there are fewer than eight rows per slot of
+/// the cache; with more, which share tiles in bf16, they are others, as they are in the whole sequence. Contents are
+/// not checked there: a row whose slot or position is beyond the cache or `max_len` gives NaN.
 ///
 /// It has no gradient. Errors: shapes that do not fit, a slot that the cache has not, a position beyond its
 /// capacity or `max_len`.
@@ -65,6 +70,12 @@ impl Op for CachedAttention {
 
     fn forward(&self, io: &mut Forward) -> Result<Made> {
         let (qkv, cache) = (io.input(0), io.input(1));
+        if let Kind::Gpu(gpu) = io.device().kind() {
+            let mut out = io.output(0)?;
+            let ins = gpu::Cached { qkv, cache, slots: io.input(2), positions: io.input(3) };
+            gpu::cached(self, gpu, io, &ins, &mut out)?;
+            return Ok(Made::outs([out]));
+        }
         let (slots, positions) = (io.input(2).slice::<u32>(), io.input(3).slice::<u32>());
         let (count, capacity) = (cache.dims()[0], cache.dims()[1]);
         for (row, (&slot, &position)) in slots.iter().zip(positions).enumerate() {
@@ -107,7 +118,7 @@ pub const CACHED_ENTRY: Entry = Entry {
     name: "cached_attention",
     summary: "attention of new rows to cached keys and values",
     passes: "forward",
-    programs: &[],
+    programs: &gpu::CACHED_PROGRAMS,
     cases: || {
         let case = |heads: usize, kv_heads: usize, head_dim: usize, shape: [usize; 2], rows: &[[u32; 2]]| {
             let op = CachedAttention {
@@ -127,6 +138,7 @@ pub const CACHED_ENTRY: Entry = Entry {
             (op, ins)
         };
         let check = |name: &str, (op, ins): (CachedAttention, [Input; 4])| Case::check(name, op, ins);
+        let parity = |name: &str, (op, ins): (CachedAttention, [Input; 4])| Case::parity(name, op, ins);
         let decode: Vec<[u32; 2]> = (0..8).map(|slot| [slot, 319]).collect();
         let (op, ins) = case(8, 8, 64, [8, 320], &decode);
         let prefill: Vec<[u32; 2]> = (0..150).map(|i| [1, i]).chain([[0, 199], [0, 3]]).collect();
@@ -138,6 +150,17 @@ pub const CACHED_ENTRY: Entry = Entry {
                 case(2, 2, 16, [2, 70], &[[0, 65], [1, 3], [1, 4], [0, 64]]),
             ),
             Case::parity("prefill of 150 rows beside single ones", large, large_ins),
+            parity("one row, several chunks", case(2, 2, 64, [2, 300], &[[1, 290]])),
+            parity("six heads share keys", case(6, 1, 80, [2, 140], &[[0, 139], [1, 5]])),
+            parity("head_dim 256", case(2, 1, 256, [3, 130], &[[2, 129], [0, 0]])),
+            parity(
+                "prefill, head_dim 64",
+                case(2, 2, 64, [1, 140], &(0..140).map(|i| [0, i]).collect::<Vec<_>>()),
+            ),
+            parity(
+                "many slots in one tile",
+                case(1, 1, 8, [2, 90], &(0..20).map(|i| [i % 2, i * 4]).collect::<Vec<_>>()),
+            ),
             Case::bench("decode 8 x 320 keys, 8 heads of 64", op, ins),
         ]
     },

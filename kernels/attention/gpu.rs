@@ -1,10 +1,10 @@
 //! Attention on a GPU: launches the kernels of the `.cu` files beside this one.
 
-use super::Attention;
 use super::tiling::{BACKWARD, Defines, Exact, FORWARD, THREADS, WIDTHS, tiling};
+use super::{Attention, CachedAttention};
 use crate::device::gpu::{Gpu, Grid, KernelArg};
 use crate::device::program::Source;
-use crate::op::Backward;
+use crate::op::{Backward, Forward};
 use crate::{Buffer, DType, Error, Result, Spec};
 use std::f64::consts::LOG2_E;
 
@@ -255,4 +255,173 @@ fn rows_of_scores(
     // [tokens, heads] and scores has a pair of f32 for each of these, all on this device; the kernel leaves out what
     // the last block has too much. Rows begin at multiples of 16 bytes, since head_dim is a multiple of 8.
     unsafe { gpu.launch(NAME, &ROWS, &entry, grid, &args) }
+}
+
+const CACHED_NAME: &str = "cached_attention";
+const SPLIT: Source = Source::new("attention/cached_attention.cu", include_str!("cached_attention.cu"));
+/// Threads of a block of `cached_attention.cu`.
+const SPLIT_THREADS: u32 = 128;
+/// Keys of a block.
+const CHUNK: usize = 128;
+/// Query heads of a block.
+const MOST_HEADS: usize = 4;
+/// The most bytes that the sums of chunks take. More rows are more launches.
+const MOST_CHUNK_BYTES: usize = 64 << 20;
+/// From how many rows per slot on rows share tiles of keys.
+const ROWS_PER_SLOT: usize = 8;
+
+const fn tiles_source(defines: Defines) -> Source {
+    Source {
+        defines,
+        ..Source::new("attention/cached_attention_tiles.cu", include_str!("cached_attention_tiles.cu"))
+    }
+}
+
+/// Everything that [`cached`] launches.
+pub const CACHED_PROGRAMS: [Source; 1 + WIDTHS] = {
+    let mut all = [const { SPLIT }; 1 + WIDTHS];
+    let mut i = 0;
+    while i < WIDTHS {
+        all[1 + i] = tiles_source(FORWARD[i].defines);
+        i += 1;
+    }
+    all
+};
+
+/// The inputs of [`CachedAttention`].
+pub struct Cached<'a> {
+    /// Rows of queries.
+    pub qkv: &'a Buffer,
+    /// Keys and values.
+    pub cache: &'a Buffer,
+    /// The slot of each row.
+    pub slots: &'a Buffer,
+    /// Its position.
+    pub positions: &'a Buffer,
+}
+
+impl Cached<'_> {
+    /// The integers at the end of the signatures: heads, kv_heads, head_dim, slot_count, capacity, max_len.
+    fn integers(&self, op: &CachedAttention) -> Result<[KernelArg; 6]> {
+        let integer = |what, n| Ok(KernelArg::U32(number(CACHED_NAME, what, n)?));
+        Ok([
+            integer("heads", op.heads)?,
+            integer("heads", op.kv_heads)?,
+            integer("values of a head", op.head_dim)?,
+            integer("slots", self.cache.dims()[0])?,
+            integer("positions", self.cache.dims()[1])?,
+            integer("keys", op.max_len)?,
+        ])
+    }
+}
+
+/// Gives out. Rows share tiles of keys if some slot must have several; on tensor cores, that is, for bf16.
+pub fn cached(op: &CachedAttention, gpu: &Gpu, io: &Forward, ins: &Cached, out: &mut Buffer) -> Result<()> {
+    let rows = ins.qkv.dims()[0];
+    if rows == 0 {
+        return Ok(());
+    }
+    match ins.qkv.dtype() {
+        DType::Bf16 if rows >= ROWS_PER_SLOT * ins.cache.dims()[0] => cached_tiles(op, gpu, ins, out),
+        DType::Bf16 | DType::F32 => cached_split(op, gpu, io, ins, out),
+        got => Err(Error::DType { op: CACHED_NAME, expected: "f32 or bf16 on a GPU", got }),
+    }
+}
+
+fn cached_tiles(op: &CachedAttention, gpu: &Gpu, ins: &Cached, out: &mut Buffer) -> Result<()> {
+    let tiling = tiling(&FORWARD, op.head_dim);
+    let rows = ins.qkv.dims()[0];
+    let tiles = rows.div_ceil(tiling.queries());
+    let blocks = number(CACHED_NAME, "blocks", tiles * op.heads)?;
+    let [heads, kv_heads, head_dim, slot_count, capacity, max_len] = ins.integers(op)?;
+    let args = [
+        KernelArg::read(ins.qkv),
+        KernelArg::read(ins.cache),
+        KernelArg::read(ins.slots),
+        KernelArg::read(ins.positions),
+        KernelArg::write(out),
+        KernelArg::U32(number(CACHED_NAME, "rows", rows)?),
+        KernelArg::U32(tiles as u32),
+        heads,
+        kv_heads,
+        head_dim,
+        slot_count,
+        capacity,
+        max_len,
+        KernelArg::F32((op.scale * LOG2_E) as f32),
+    ];
+    let source = tiles_source(tiling.defines);
+    let grid = Grid { blocks: [blocks, 1, 1], threads: THREADS, shared_bytes: tiling.shared_bytes() as u32 };
+    // SAFETY: arguments as in the signature; `infer` made qkv [rows, (heads + 2 kv_heads) head_dim], cache
+    // [slot_count, capacity, 2 kv_heads head_dim], slots and positions [rows] and out [rows, heads head_dim], all on
+    // this device. Rows begin at multiples of 16 bytes, since head_dim is a multiple of 8. A block is one tile of one
+    // head; the kernel reads no key of a row whose slot or position is not in the cache. Shared memory is what the
+    // macros of the source take.
+    unsafe { gpu.launch(CACHED_NAME, &source, "cached_attention_fwd_tiles_bf16", grid, &args) }
+}
+
+fn cached_split(op: &CachedAttention, gpu: &Gpu, io: &Forward, ins: &Cached, out: &mut Buffer) -> Result<()> {
+    let (rows, dtype) = (ins.qkv.dims()[0], ins.qkv.dtype());
+    let chunks = op.max_len.min(ins.cache.dims()[1]).div_ceil(CHUNK).max(1);
+    let blocks_per_row = op.kv_heads * (op.heads / op.kv_heads).div_ceil(MOST_HEADS) * chunks;
+    let bytes_per_row = op.heads * chunks * op.head_dim * DType::F32.size();
+    let most_rows = if chunks == 1 { rows } else { (MOST_CHUNK_BYTES / bytes_per_row).clamp(1, rows) };
+    let temp = |last: usize| -> Result<Option<Buffer>> {
+        let spec = Spec::new(DType::F32, [most_rows * op.heads, chunks, last]);
+        (chunks > 1).then(|| io.temp(spec)).transpose()
+    };
+    let (mut chunk_outs, mut chunk_sums) = (temp(op.head_dim)?, temp(2)?);
+    let lanes = (op.head_dim * dtype.size() / 16).next_power_of_two().min(32) as u32;
+    let [heads, kv_heads, head_dim, slot_count, capacity, max_len] = ins.integers(op)?;
+    number(CACHED_NAME, "rows", rows)?;
+    for first in (0..rows).step_by(most_rows) {
+        let count = most_rows.min(rows - first);
+        let blocks = number(CACHED_NAME, "blocks", count * blocks_per_row)?;
+        let (first, launch_chunks) = (KernelArg::U32(first as u32), KernelArg::U32(chunks as u32));
+        let args = [
+            KernelArg::read(ins.qkv),
+            KernelArg::read(ins.cache),
+            KernelArg::read(ins.slots),
+            KernelArg::read(ins.positions),
+            KernelArg::write(out),
+            KernelArg::write_or_null(chunk_outs.as_mut()),
+            KernelArg::write_or_null(chunk_sums.as_mut()),
+            first,
+            launch_chunks,
+            heads,
+            kv_heads,
+            head_dim,
+            slot_count,
+            capacity,
+            max_len,
+            KernelArg::U32(lanes),
+            KernelArg::F32(op.scale as f32),
+        ];
+        let entry = format!("cached_attention_fwd_split_{dtype}");
+        // SAFETY: as in `cached_tiles`, with the arguments of this signature; a block is one chunk of up to
+        // MOST_HEADS heads of one key head of one of the rows from `first` on, and the sums have room for the
+        // chunks of all of these.
+        unsafe { gpu.launch(CACHED_NAME, &SPLIT, &entry, Grid::linear(blocks, SPLIT_THREADS), &args) }?;
+        let (Some(outs), Some(sums)) = (&chunk_outs, &chunk_sums) else { continue };
+        let args = [
+            KernelArg::read(ins.slots),
+            KernelArg::read(ins.positions),
+            KernelArg::read(outs),
+            KernelArg::read(sums),
+            KernelArg::write(out),
+            first,
+            launch_chunks,
+            heads,
+            head_dim,
+            slot_count,
+            capacity,
+            max_len,
+        ];
+        let entry = format!("cached_attention_fwd_sum_{dtype}");
+        let grid = Grid::linear((count * op.heads) as u32, SPLIT_THREADS);
+        // SAFETY: arguments as in the signature; the launch before wrote the sums of every chunk that a row sees, and
+        // the kernel reads no others; a block is one head of one of the same rows.
+        unsafe { gpu.launch(CACHED_NAME, &SPLIT, &entry, grid, &args) }?;
+    }
+    Ok(())
 }

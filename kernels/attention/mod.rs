@@ -22,11 +22,16 @@
 //!
 //! **A row's result depends on that row and the keys it sees, bit for bit**: alone or in a batch, behind other
 //! sequences in a pack, with any number of threads, from a cache or not. Tiles start at the sequence's first token,
-//! and a key that is not seen is not multiplied at all.
+//! and a key that is not seen is not multiplied at all. (On a GPU it is multiplied by 0 where its tile is seen in part,
+//! and a row from a cache has other bits.)
 //!
 //! Numerics: everything between qkv and out is in `T::Acc`; the scale is multiplied into q. Scratch per worker:
 //! tiles, whatever the length; in backward also dq of the heads that share one key head, in `T::Acc`, since every
 //! tile of keys adds to it: linear in the length, as dq itself. Cost: 4 flops per (query, key) pair, head and element forward, 10 backward.
+//!
+//! On a GPU, f32 and bf16 alone. In bf16, p and ds are rounded to bf16 for the products with v, k, q and dout. What
+//! `sequences` holds is not checked there: rows beyond T are never touched, whatever it says, but what out and the
+//! gradients hold for a sequence longer than `max_len`, or for rows of no sequence, or of two, is unspecified.
 //! Errors: a scale that is not positive, widths that do not fit the heads, a head_dim that is not a multiple of 8 up to 256, sequences that are
 //! not ascending from 0 to T or longer than `max_len`.
 
