@@ -9,7 +9,7 @@ use kernels::check::{Case, Input};
 use kernels::op::{Cost, Forward, Made, Needs, Op, Run, Shapes};
 use kernels::rms_norm::RmsNorm;
 use kernels::{Buffer, DType, Device, Error, Role, Spec, run};
-use simulated::{IN_CHILD, child, simulated, text};
+use simulated::{IN_CHILD, child, simulated, simulator, text};
 use std::path::Path;
 use std::{env, fs};
 
@@ -178,6 +178,41 @@ fn wrong_settings_of_the_simulator_are_named() {
     simulated(&[&[("NEVA_SIM", "schedule=fastest")]], || {
         assert!(matches!(Device::gpu(0).unwrap_err(), Error::Driver { .. }));
     });
+}
+
+#[test]
+fn without_code_or_a_compiler_the_error_names_every_place() {
+    if env::var_os(IN_CHILD).is_some() {
+        match parity::run(&rms_norm("", 2, 8), &Device::gpu(0).unwrap(), DType::F32, Sink::Acc) {
+            Err(e @ Error::NoCode { .. }) => println!("message: {e}"),
+            other => println!("NVRTC is installed here: {}", other.is_ok()),
+        }
+        return;
+    }
+    let Some(simulator) = simulator() else { return };
+    // A machine with the driver alone, whose GPU takes none of the code in this binary.
+    let driver_only = Path::new(env!("CARGO_TARGET_TMPDIR")).join("driver-only");
+    let _ = fs::remove_dir_all(&driver_only);
+    fs::create_dir_all(&driver_only).unwrap();
+    fs::copy(simulator.directory().join("libcuda.so"), driver_only.join("libcuda.so")).unwrap();
+    let directory = driver_only.to_str().unwrap();
+    let nothing = [("PATH", ""), ("HOME", "/nonexistent"), ("VIRTUAL_ENV", ""), ("CUDA_HOME", "")];
+    let output = text(&child(&[&nothing[..], &[("NEVA_CUDA_DIR", directory)]].concat(), None));
+    let message = output.lines().find(|line| line.contains("message: "));
+    match message {
+        None => assert!(output.contains("NVRTC is installed here: true"), "{output}"),
+        Some(message) => {
+            let begins = "kernel rms_norm: no code for compute capability 9.0: ";
+            assert!(message.contains(begins), "{message}");
+            for place in [
+                "prebuilt for sm_90a",
+                &format!("no NVRTC: searched {directory}, "),
+                "prebuilt for compute_80",
+            ] {
+                assert!(message.contains(place), "{place}: {message}");
+            }
+        }
+    }
 }
 
 #[test]

@@ -174,7 +174,9 @@ fn count(text: &str, entry: &str) -> Instructions {
     let section = format!(".text.{entry},");
     let mut inside = false;
     for line in text.lines().map(str::trim_start) {
-        if let Some(name) = line.strip_prefix(".section") {
+        // Tabs and spaces; `.sectionflags` is another word.
+        if let Some(name) = line.strip_prefix(".section").filter(|rest| rest.starts_with(char::is_whitespace))
+        {
             inside = name.trim_start().starts_with(&section);
         }
         // `/*0180*/   @!P3 LDG.E R9, desc[UR8][R8.64] ;`
@@ -274,6 +276,7 @@ ptxas info    : Used 28 registers
 \t.section\t.text.other,\"ax\",@progbits
         /*0000*/                   HMMA.16816.F32.BF16 R4, R8, R2, R4 ;
 \t.section\t.text.mine,\"ax\",@progbits
+\t.sectionflags\t@\"SHF_BARRIERS=1\"
 .text.mine:
         /*0000*/                   LDC R1, c[0x0][0x28] ;
         /*0010*/              @!P0 HMMA.16816.F32.BF16 R4, R8, R2, R4 ;

@@ -1,4 +1,4 @@
-//! `neva kernels check | bench | profile`
+//! `neva kernels list | check | bench | profile | compile`
 
 use ::kernels::check::Entry;
 use ::kernels::check::conformance::{self, Verdict};
@@ -16,9 +16,11 @@ const CONFORMANCE: &str = "conformance";
 /// Check the kernels of this machine
 #[derive(Subcommand)]
 pub enum Command {
+    List(super::kernels_list::ListArguments),
     Check(CheckArguments),
     Bench(super::kernels_bench::BenchArguments),
     Profile(super::kernels_bench::ProfileArguments),
+    Compile(super::kernels_compile::CompileArguments),
 }
 
 /// Compare every case of every op with the CPU in f64; on a GPU, first each instruction with its manual
@@ -36,9 +38,11 @@ pub struct CheckArguments {
 
 pub fn run(command: &Command) -> Result<()> {
     match command {
+        Command::List(arguments) => super::kernels_list::list(arguments),
         Command::Check(arguments) => run_check(arguments),
         Command::Bench(arguments) => super::kernels_bench::bench(arguments),
         Command::Profile(arguments) => super::kernels_bench::profile(arguments),
+        Command::Compile(arguments) => super::kernels_compile::compile(arguments),
     }
 }
 

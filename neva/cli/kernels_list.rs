@@ -1,0 +1,108 @@
+//! `neva kernels list [OP]`: what there is for a GPU, without one.
+
+use ::kernels::check::compile::occupancy;
+use ::kernels::check::{Case, CaseKind, Entry, Of};
+use ::kernels::device::prebuilt;
+use ::kernels::op::{Cost, Run};
+use ::kernels::{DType, Needs};
+use clap::Args;
+use neva::Result;
+use std::collections::BTreeMap;
+
+use super::kernels::entries;
+use super::kernels_budgets::{Budget, Budgets};
+use super::print;
+
+/// The architecture whose registers and occupancy are listed.
+const SHOWN: &str = "sm_90a";
+
+/// List each op's kernels: resources and occupancy on an H100, architectures in this binary, work at the sizes NeVA runs
+#[derive(Args)]
+pub struct ListArguments {
+    /// Only this op
+    op: Option<String>,
+}
+
+pub fn list(arguments: &ListArguments) -> Result<()> {
+    let budgets = Budgets::read()?;
+    let embedded: BTreeMap<_, _> = prebuilt::all().collect();
+    for entry in entries(arguments.op.as_deref())? {
+        print(&format!("{}: {}\n", entry.name, entry.summary))?;
+        if entry.programs.is_empty() {
+            print("  no kernel of its own\n")?;
+        }
+        for program in entry.programs {
+            let name = program.name();
+            let code = match embedded.get(name.as_str()) {
+                Some(Ok(images)) => {
+                    images.iter().map(|i| i.architecture.as_str()).collect::<Vec<_>>().join(" ")
+                }
+                Some(Err(why)) => why.clone(),
+                None => "none, compiled when first used".into(),
+            };
+            print(&format!("  {} (code in this binary: {code})\n", name))?;
+            for (kernel, budget) in budgets.program(&name) {
+                print(&format!("    {}\n", resources(kernel, budget)))?;
+            }
+        }
+        for case in (entry.cases)().iter().filter(|case| case.kind == CaseKind::Bench) {
+            print(&format!("  {}\n", work(entry, case)))?;
+        }
+    }
+    Ok(())
+}
+
+/// What one kernel needs, and how much of an H100 it fills.
+fn resources(kernel: &str, budget: &Budget) -> String {
+    let dtype = kernel.rsplit('_').next().filter(|d| ["f32", "bf16"].contains(d)).unwrap_or("any type");
+    let mut text = format!("{kernel}: {dtype}, up to {} threads", budget.threads);
+    if let Some(registers) = budget.registers.get(SHOWN) {
+        let occupancy = occupancy(budget.threads, *registers, budget.shared);
+        text += &format!(
+            ", {registers} registers, {} bytes shared{}; occupancy {}{occupancy} %",
+            budget.shared,
+            if budget.dynamic { " and more by launch" } else { "" },
+            if budget.dynamic { "at most " } else { "" },
+        );
+    }
+    text
+}
+
+/// Operations and compulsory bytes of a case in bf16.
+fn work(entry: &Entry, case: &Case) -> String {
+    let specs = case.specs(DType::Bf16);
+    let cost = |cost: Cost| format!("{} MFLOP, {} kB", round(cost.flops, 1e6), round(cost.bytes, 1e3));
+    let mut text = format!("{} in bf16: forward {}", case.name, cost(case.op.cost(&specs, Run::Forward)));
+    if entry.passes.contains("backward") {
+        let differentiable = |i: &usize| case.ins[*i].of != Of::U32 && case.op.differentiable(*i);
+        let needs = Needs((0..specs.len()).filter(differentiable).map(|i| 1 << i).sum());
+        text += &format!("; backward {}", cost(case.op.cost(&specs, Run::Backward(needs))));
+    }
+    text
+}
+
+/// A count in larger units, with three digits where there are fewer before the point.
+fn round(count: u64, unit: f64) -> String {
+    let value = count as f64 / unit;
+    let digits = if value >= 100.0 {
+        0
+    } else if value >= 10.0 {
+        1
+    } else {
+        2
+    };
+    format!("{value:.digits$}")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn counts_keep_three_digits() {
+        assert_eq!(round(1_234_000, 1e6), "1.23");
+        assert_eq!(round(45_678_000, 1e6), "45.7");
+        assert_eq!(round(9_876_543_210, 1e6), "9877");
+        assert_eq!(round(0, 1e3), "0.00");
+    }
+}
