@@ -65,7 +65,7 @@ impl AdamW {
     ///
     /// Clipping and the decision to update are made on the device: reading the norm, last of all, is the only wait.
     /// Errors: a weight is still held elsewhere (a graph that was not run backward), or a state; then nothing has
-    /// been updated.
+    /// been updated. After an error of the device the parameters are lost.
     pub fn step(&mut self, lr: f64) -> Result<f64> {
         let grads: Vec<Option<Buffer>> = self.params.iter().map(Param::take_grad).collect();
         let (updated, grads): (Vec<usize>, Vec<Buffer>) =

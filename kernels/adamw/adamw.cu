@@ -3,9 +3,9 @@
 // Mapping   A block per chunk of 16 K elements of one tensor (tensors.cuh), each thread two vectors of four elements at
 //           a time.
 // Memory    28 bytes a parameter with a bf16 weight: gradient, m, v and master are read, m, v, master and weight
-//           written, each once, 16 bytes an access (8 for a bf16 weight), eight loads of a thread in flight. The ends of
-//           tensors and those that are not aligned go one by one. Registers by NVRTC 12.9: 60 with a bf16 weight and 67
-//           without on sm_90a (66 on sm_80, 80 on sm_120), nothing spilled.
+//           written, each once, 16 bytes an access (8 for a bf16 weight), eight loads of a thread in flight. The ends
+//           of tensors and those that are not aligned go one by one. Registers by NVRTC 12.9: 60 with a bf16 weight
+//           and 67 without on sm_90a (66 on sm_80, 80 on sm_120), nothing spilled.
 // Hazards   Each element has one thread. The clip factor comes from the squared norm on the device, the same in every
 //           thread; if that is not finite, every thread leaves before it writes.
 // Source    Loshchilov and Hutter 2019, algorithm 2; the factor is that of torch.nn.utils.clip_grad_norm_.

@@ -8,8 +8,8 @@
 //! v = beta2 v + (1 - beta2) g^2               - lr / (1 - beta1^t) * m / (sqrt(v) / sqrt(1 - beta2^t) + eps)
 //! ```
 //!
-//! **If the norm is not finite, everything stays as it is.** The factor is that of torch.nn.utils.clip_grad_norm_, whose
-//! 1e-6 keeps a tiny norm from dividing by zero.
+//! **If the norm is not finite, everything stays as it is.** The factor is that of torch.nn.utils.clip_grad_norm_,
+//! whose 1e-6 keeps a tiny norm from dividing by zero.
 //!
 //! | | input | shape | type | output |
 //! |---|---|---|---|---|
@@ -26,9 +26,10 @@
 //! `hyper` and `squares` lie in buffers, not in the op, so that a recorded step can be run again with other values, and
 //! so that a step needs no number on the host.
 //!
-//! Numerics: in A, in the order of operations above; on the CPU the factor is computed in f64 and rounded once. Cost: 15
-//! flops per element; reads master, grad, m, v and writes master, m, v and the weight; on a GPU one launch, however many
-//! tensors there are. Errors: shapes or types that do not fit; master, m, v or weight is held elsewhere.
+//! Numerics: in A, in the order of operations above; on the CPU the factor is computed in f64 and rounded once.
+//! Cost: 15 flops per element; reads master, grad, m, v and writes master, m, v and the weight; on a GPU one launch,
+//! however many tensors there are.
+//! Errors: shapes or types that do not fit; master, m, v or weight is held elsewhere.
 
 mod cpu;
 mod gpu;

@@ -8,9 +8,9 @@
 //           columns, with eight warps that take every eighth position and add up their sums in order.
 // Memory    16 bytes an access, four of a thread in flight. Forward reads and writes each row once. Backward reads
 //           each row of dy once and touches rows of the table that no id names only to zero them. `order` compares
-//           every id with every other: tokens^2 / 32 comparisons per warp, which come from the first-level cache; at
-//           16 K tokens that is as long as reading dy takes, at 2 K a tenth. Shared memory: 1 KB in `order`, 8 KB in
-//           `many` (4 KB for f32). Registers by NVRTC 12.9 (sm_80, sm_90a, sm_120): at most 48, nothing spilled.
+//           every id with every other, 32 at once per warp, out of the first-level cache: by count of instructions that
+//           takes as long as reading dy at 16 K tokens, and an eighth of it at 2 K. Shared memory: 1 KB in `order`, 8 KB
+//           in `many` (4 KB for f32). Registers by NVRTC 12.9 (sm_80, sm_90a, sm_120): at most 48, nothing spilled.
 // Hazards   No atomics: a row of the table has one writer and a fixed order of summation, so bits repeat. An id outside
 //           the table gives a row of NaN; it sorts behind all others, and backward stops there. Rows that are not
 //           16-byte aligned take the same code with vectors of one value.

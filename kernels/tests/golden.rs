@@ -40,16 +40,14 @@ fn every_op_gives_what_pytorch_gives() {
 /// f64, which is some fifty rounding steps; four steps of the accumulator in f32; a bf16 number must be exact.
 fn compare(name: &str, case: &Value, device: &Device) -> f64 {
     let params = &case["params"];
-    let op = op(name, params, case["inputs"].as_array().unwrap().len());
+    let op = op(name, params);
     let dtype = dtype(&case["dtype"]);
     let mut ins: Vec<Buffer> =
         case["inputs"].as_array().unwrap().iter().map(|input| buffer(input, dtype, device)).collect();
     if name == "adamw" {
-        let hyper = adamw(params, ins.len()).hyper(float(params, "lr"), int(params, "step") as u64);
-        let [hyper, squares] = [&hyper[..], &[1.0]].map(|v| {
-            Buffer::from_f64(device, Spec::new(dtype.acc(), [v.len()]), v, Role::Workspace).unwrap()
-        });
-        ins.splice(0..0, [hyper, squares]);
+        let hyper = adamw(params).hyper(float(params, "lr"), int(params, "step") as u64);
+        let spec = Spec::new(dtype.acc(), [hyper.len()]);
+        ins.insert(0, Buffer::from_f64(device, spec, &hyper, Role::Workspace).unwrap());
     }
     let specs: Vec<Spec> = ins.iter().map(Buffer::spec).collect();
     let grads = case["grads"].as_array();
@@ -104,11 +102,11 @@ fn buffer(input: &Value, dtype: DType, device: &Device) -> Buffer {
     Buffer::from_f64(device, Spec::new(dtype, dims), &values, Role::Workspace).unwrap()
 }
 
-/// The op of a catalogue row with the parameters of a case that has so many inputs.
-fn op(name: &str, p: &Value, inputs: usize) -> Box<dyn Op> {
+/// The op of a catalogue row with the parameters of a case.
+fn op(name: &str, p: &Value) -> Box<dyn Op> {
     match name {
         "activation" => Box::new(Activation { kind: act(p) }),
-        "adamw" => Box::new(adamw(p, inputs)),
+        "adamw" => Box::new(adamw(p)),
         "add" => Box::new(kernels::add::Add),
         "add_rms_norm" => Box::new(kernels::add_rms_norm::AddRmsNorm { eps: float(p, "eps") }),
         "attention" => {
@@ -170,15 +168,14 @@ fn op(name: &str, p: &Value, inputs: usize) -> Box<dyn Op> {
     }
 }
 
-/// The case gives what gradients are multiplied by: for a norm of 1, about that is what they are clipped at.
-fn adamw(p: &Value, inputs: usize) -> AdamW {
+fn adamw(p: &Value) -> AdamW {
     AdamW {
-        clip: float(p, "clip") * (1.0 + 1e-6),
-        narrow: inputs == 5,
         beta1: float(p, "beta1"),
         beta2: float(p, "beta2"),
         eps: float(p, "eps"),
         weight_decay: float(p, "weight_decay"),
+        clip: float(p, "clip"),
+        narrow: flag(p, "narrow"),
     }
 }
 

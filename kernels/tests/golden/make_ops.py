@@ -279,12 +279,18 @@ case(
 )
 
 
-def adamw(master, grad, m, v, params):
-    """One step of torch.optim.AdamW from the given state, after clipping."""
-    w = torch.nn.Parameter(master.clone())
-    w.grad = grad * params["clip"]
+def adamw(states, params):
+    """One step of torch.optim.AdamW on tensors with these states (master, gradient, moments), after clipping in f64."""
+    weights = [torch.nn.Parameter(master.double()) for master, *_ in states]
+    for w, (_, grad, *_) in zip(weights, states):
+        w.grad = grad.double().clone()  # clipped in place
+    torch.nn.utils.clip_grad_norm_(weights, params["clip"])
+    clipped = [w.grad for w in weights]
+    weights = [torch.nn.Parameter(master.clone()) for master, *_ in states]
+    for w, grad in zip(weights, clipped):
+        w.grad = grad.to(w.dtype)
     optimizer = torch.optim.AdamW(
-        [w],
+        weights,
         lr=params["lr"],
         betas=(params["beta1"], params["beta2"]),
         eps=params["eps"],
@@ -292,28 +298,40 @@ def adamw(master, grad, m, v, params):
         foreach=False,
     )
     step = torch.tensor(float(params["step"] - 1))
-    optimizer.state[w] = {"step": step, "exp_avg": m.clone(), "exp_avg_sq": v.clone()}
+    for w, (_, _, m, v) in zip(weights, states):
+        optimizer.state[w] = {"step": step.clone(), "exp_avg": m.clone(), "exp_avg_sq": v.clone()}
     optimizer.step()
-    state = optimizer.state[w]
-    return w.detach(), state["exp_avg"], state["exp_avg_sq"]
+    return [(w.detach(), optimizer.state[w]["exp_avg"], optimizer.state[w]["exp_avg_sq"]) for w in weights]
 
 
 for dtype, torch_dtype in [("f64", torch.float64), ("f32", torch.float32), ("bf16", torch.float32)]:
-    for step in [1, 37]:
-        params = {"beta1": 0.9, "beta2": 0.95, "eps": 1e-8, "weight_decay": 0.1}
-        params |= {"lr": 0.001, "step": step, "clip": 0.625}
-        m, v = (values(12), values(12).abs()) if step > 1 else (torch.zeros(12), torch.zeros(12))
-        state = [t.to(torch_dtype) for t in (values(12), values(12), m, v)]
-        inputs = [(t, "acc") for t in state]
+    for step, clip in [(1, 0.625), (37, 1.5), (38, 100.0)]:
         narrow = dtype == "bf16"  # then the step also writes the weights that the model computes with
+        params = {"beta1": 0.9, "beta2": 0.95, "eps": 1e-8, "weight_decay": 0.1}
+        params |= {"lr": 0.001, "step": step, "clip": clip, "narrow": narrow}
+        states = []
+        for n in [12, 5]:
+            m, v = (values(n), values(n).abs()) if step > 1 else (torch.zeros(n), torch.zeros(n))
+            states.append([t.to(torch_dtype) for t in (values(n), values(n), m, v)])
+        squares = sum(grad.square().sum() for _, grad, _, _ in states).reshape(1)
+        inputs = [(squares, "acc")]
+        for state in states:
+            inputs += [(t, "acc") for t in state] + [(torch.zeros(state[0].shape), "T")] * narrow
 
-        def run(*state):
-            outs = adamw(*state[:4], params)
-            return [*outs, outs[0].bfloat16()] if narrow else outs
+        def run(*_):
+            outs = []
+            for master, m, v in adamw(states, params):
+                outs += [master, m, v] + [master.bfloat16()] * narrow
+            return outs
 
-        if narrow:
-            inputs.append((torch.zeros(12), "T"))
-        case("adamw", f"step {step} in {dtype}", run, inputs, params, dtype)
+        case("adamw", f"step {step} of two tensors in {dtype}, clipped at {clip}", run, inputs, params, dtype)
+
+case(
+    "sum_squares",
+    "three tensors",
+    lambda *tensors: sum(t.square().sum() for t in tensors).reshape(1),
+    [(values(7), "T"), (values(2, 3), "T"), (values(1), "T")],
+)
 
 for op, cases in files.items():
     lines = ",\n".join(json.dumps(c, separators=(",", ":")) for c in cases)
