@@ -89,8 +89,8 @@ SIM_EXPORT Result cuMemFreeAsync(Pointer pointer, void* handle) {
     else context.plain_bytes -= freed.bytes;
     Result result = enqueue(context, handle, [&context, pointer] { release(context, pointer); });
     // The host's memory is not the card's: what waits to be released is not to pile up.
-    uint64_t waiting = context.memory.capacity() - context.memory.free_bytes() - context.pool.used - context.plain_bytes;
-    if (waiting > MOST_WAITING) stream->end().reach();
+    uint64_t held = context.memory.capacity() - context.memory.free_bytes();
+    if (held - context.pool.used - context.plain_bytes > MOST_WAITING) stream->end().reach();
     return result;
   });
 }

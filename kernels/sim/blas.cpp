@@ -235,10 +235,11 @@ static std::string misplaced(const Problem& problem, const Algorithm& algorithm,
     const char *name, *start;
     const Matrix& matrix;
   };
-  const Place places[] = {{"A", at.a, problem.a}, {"B", at.b, problem.b}, {"C", at.c, problem.c}, {"D", at.d, problem.d}};
+  const Place places[] = {
+      {"A", at.a, problem.a}, {"B", at.b, problem.b}, {"C", at.c, problem.c}, {"D", at.d, problem.d}};
   for (const Place& place : places) {
-    if (place.start == nullptr && !(place.matrix.batches > 0 && place.name[0] == 'C' && !reads_c))
-      return std::string(place.name) + " is null";
+    if (&place.matrix == &problem.c && !reads_c) continue;
+    if (!place.start) return std::string(place.name) + " is null";
     if (alignment_of(place.start) < std::max<uint64_t>(algorithm.alignment, place.matrix.element_bytes()))
       return std::string(place.name) + " is less aligned than the algorithm needs: " +
              std::to_string(algorithm.alignment) + " bytes";
@@ -253,7 +254,8 @@ static std::string misplaced(const Problem& problem, const Algorithm& algorithm,
   if (reads_c && !in_place && overlaps(at.c, problem.c.bytes())) return "D overlaps C and is not C";
   if (algorithm.workspace > 0 && alignment_of(at.workspace) < 256) return "the workspace is not aligned to 256 bytes";
   if (algorithm.workspace > 0 && overlaps(at.workspace, algorithm.workspace)) return "D overlaps the workspace";
-  if (problem.bias && algorithm.alignment > alignment_of(problem.bias)) return "the bias is less aligned than the algorithm needs";
+  if (problem.bias && algorithm.alignment > alignment_of(problem.bias))
+    return "the bias is less aligned than the algorithm needs";
   return "";
 }
 
@@ -265,9 +267,9 @@ SIM_EXPORT Status cublasLtMatmul(void* handle, Attributes* desc, const void* alp
   if (!desc || !a_layout || !b_layout || !c_layout || !d_layout || !alpha || !beta) return INVALID_VALUE;
   Problem problem;
   if (Status wrong = problem.read(*desc, *a_layout, *b_layout, *c_layout, *d_layout)) return wrong;
-  bool scalars_on_device = sim::on_device(alpha, 4) && sim::on_device(beta, 4);
-  if (scalars_on_device != (problem.pointer_mode == DEVICE))
-    return complain(INVALID_VALUE, "alpha and beta are not where the pointer mode says");
+  for (const void* scalar : {alpha, beta})
+    if (sim::on_device(scalar, 4) != (problem.pointer_mode == DEVICE))
+      return complain(INVALID_VALUE, "alpha or beta is not where the pointer mode says");
   float scalars[2] = {0, 1};  // of the device's nothing is known yet, so C counts as read
   if (problem.pointer_mode == HOST) memcpy(&scalars[0], alpha, 4), memcpy(&scalars[1], beta, 4);
 

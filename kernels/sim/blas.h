@@ -40,7 +40,12 @@ enum Epilogue {
 };
 
 // How the parts of a sum over k are put together, where it is cut in parts: a mask of what is allowed.
-enum Reduction : uint32_t { REDUCE_IN_PLACE = 1, REDUCE_IN_COMPUTE_TYPE = 2, REDUCE_IN_OUTPUT_TYPE = 4, REDUCE_ANY = 7 };
+enum Reduction : uint32_t {
+  REDUCE_IN_PLACE = 1,
+  REDUCE_IN_COMPUTE_TYPE = 2,
+  REDUCE_IN_OUTPUT_TYPE = 4,
+  REDUCE_ANY = 7,
+};
 
 enum DescAttribute {
   DESC_COMPUTE_TYPE = 0,

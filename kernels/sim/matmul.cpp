@@ -166,7 +166,8 @@ static constexpr uint32_t WIDE = 16;  // bytes of an aligned access
 
 std::string Problem::refuse(const Algorithm& algorithm) const {
   if (algorithm.magic != MAGIC || algorithm.id > DESCENDING) return "that is no algorithm of this library";
-  if (algorithm.id == SPLIT && algorithm.workspace != m * n * sizeof(float)) return "the algorithm is for another shape";
+  if (algorithm.id == SPLIT && algorithm.workspace != m * n * sizeof(float))
+    return "the algorithm is for another shape";
   for (const Matrix* matrix : {&a, &b, &c, &d}) {
     uint64_t bytes = matrix->element_bytes();
     bool wide = matrix->ld * bytes % WIDE == 0 && (matrix->batches == 1 || matrix->batch_offset * bytes % WIDE == 0);
@@ -250,10 +251,12 @@ std::string multiply(const Problem& p, const Algorithm& algorithm, const Operand
   if (wrong.empty()) wrong = absent("B", operands.b, p.b.bytes());
   if (wrong.empty() && beta != 0) wrong = absent("C", operands.c, p.c.bytes());
   if (wrong.empty()) wrong = absent("D", operands.d, p.d.bytes());
-  if (wrong.empty() && algorithm.workspace > 0) wrong = absent("the workspace", operands.workspace, algorithm.workspace);
+  if (wrong.empty() && algorithm.workspace > 0)
+    wrong = absent("the workspace", operands.workspace, algorithm.workspace);
   uint64_t bias_bytes = p.bias_type == R_32F ? 4 : 2;
   uint64_t bias_elements = p.bias_length() + (p.d.batches - 1) * p.bias_batch_stride;
-  if (wrong.empty() && (p.has_bias() || p.has_gradient())) wrong = absent("the bias", p.bias, bias_elements * bias_bytes);
+  if (wrong.empty() && (p.has_bias() || p.has_gradient()))
+    wrong = absent("the bias", p.bias, bias_elements * bias_bytes);
   if (!wrong.empty()) return wrong;
 
   for (int32_t batch = 0; batch < p.d.batches; batch++) {

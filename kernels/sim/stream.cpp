@@ -141,7 +141,9 @@ static Result answer(const Point& point) {
 using namespace sim;
 
 SIM_EXPORT Result cuStreamCreate(void** stream, unsigned flags) { return create_stream(stream, flags); }
-SIM_EXPORT Result cuStreamCreateWithPriority(void** stream, unsigned flags, int) { return create_stream(stream, flags); }
+SIM_EXPORT Result cuStreamCreateWithPriority(void** stream, unsigned flags, int) {
+  return create_stream(stream, flags);  // a priority is a wish
+}
 
 // Returns at once; the work that is left runs all the same.
 SIM_EXPORT Result cuStreamDestroy_v2(void* handle) {

@@ -1,6 +1,7 @@
 //! The driver and cuBLASLt one call at a time, as cudarc's lowest level has them, for tests of the simulator itself.
 //! Bodies run in a child process on the simulated GPU.
 #![allow(clippy::unwrap_used, dead_code)] // each test file uses some of it
+#![allow(clippy::macro_metavars_in_unsafe)] // the macro makes any call
 
 #[path = "../../../tests/simulated/mod.rs"]
 pub mod simulated;
