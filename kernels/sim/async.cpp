@@ -2,6 +2,7 @@
 
 #include <algorithm>
 #include <cstring>
+#include <memory>
 #include <string>
 #include <utility>
 #include <vector>
@@ -66,7 +67,7 @@ struct Store {
 };
 
 struct Engine {
-  std::vector<Mbarrier*> barriers;
+  std::vector<std::unique_ptr<Mbarrier>> barriers;
   std::vector<Load> loads;
   std::vector<Store> stores;
   uint32_t groups[MAX_THREADS];  // which a thread's next store belongs to
@@ -79,7 +80,7 @@ std::string at(Place place) { return " at " + sim::place(place.file, place.line)
 // ---- mbarrier objects ----
 
 Mbarrier& find(void* object, Place place) {
-  for (Mbarrier* barrier : engine.barriers) {
+  for (auto& barrier : engine.barriers) {
     if (barrier->object != object) continue;
     if (*barrier->object != TAG) fail("the bytes of an mbarrier were overwritten before its use" + at(place));
     return *barrier;
@@ -200,7 +201,6 @@ void write(Store& store) {
 }  // namespace
 
 void async_block_begins() {
-  for (Mbarrier* barrier : engine.barriers) delete barrier;
   engine.barriers.clear();
   engine.loads.clear();
   engine.stores.clear();
@@ -227,7 +227,7 @@ void async_block_ends() {
 
 std::string mbarriers() {
   std::string text;
-  for (const Mbarrier* barrier : engine.barriers)
+  for (auto& barrier : engine.barriers)
     if (!barrier->waiting.empty())
       text += "\n  an mbarrier with " + std::to_string(barrier->waiting.size()) + " threads waiting: its phase " +
               std::to_string(barrier->phase) + " misses " + std::to_string(barrier->pending) + " arrivals and " +
@@ -259,10 +259,10 @@ void sim_mbarrier_init(void* object, uint32_t count, const char* file, int line)
     fail("an mbarrier" + at(place) + " is not eight aligned bytes of shared memory");
   if (count == 0 || count > MOST_ARRIVALS)
     fail("an mbarrier of " + std::to_string(count) + " arrivals" + at(place) + ": expected 1 to 2^20 - 1");
-  for (Mbarrier* barrier : engine.barriers)
+  for (auto& barrier : engine.barriers)
     if (barrier->object == object) fail("an mbarrier is initialised a second time" + at(place));
   *bytes = TAG;
-  engine.barriers.push_back(new Mbarrier{bytes, count, count, 0, 0, current_thread(), false, {}, {}});
+  engine.barriers.emplace_back(new Mbarrier{bytes, count, count, 0, 0, current_thread(), false, {}, {}});
 }
 
 void sim_mbarrier_arrive(void* object, uint32_t expected_bytes, const char* file, int line) {
@@ -291,7 +291,7 @@ void sim_mbarrier_wait(void* object, uint32_t parity, const char* file, int line
 }
 
 void sim_fence_mbarrier_init() {
-  for (Mbarrier* barrier : engine.barriers)
+  for (auto& barrier : engine.barriers)
     if (barrier->owner == current_thread()) barrier->fenced = true;
 }
 

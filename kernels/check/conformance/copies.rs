@@ -88,7 +88,7 @@ impl Tile {
         let (piece, within) = (column / 8, column % 8);
         let piece = match self.swizzle {
             Swizzle::None => piece,
-            Swizzle::Bytes128 => piece ^ row % 8,
+            Swizzle::Bytes128 => piece ^ (row % 8),
         };
         row * self.columns + piece * 8 + within
     }

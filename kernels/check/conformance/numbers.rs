@@ -65,7 +65,7 @@ fn nearest_bf16(bits: u32) -> u32 {
         half => f64::from(f32::from_bits(half << 16)),
     };
     let (down, up) = (value.abs() - magnitude(below), magnitude(below + 1) - value.abs());
-    if down < up || down == up && below % 2 == 0 { below } else { below + 1 }
+    if down < up || down == up && below.is_multiple_of(2) { below } else { below + 1 }
 }
 
 /// cvt.rn.bf16.f32.

@@ -20,7 +20,7 @@ fn image(matrix: &[f32]) -> Vec<u32> {
     let mut words = vec![0; matrix.len() / 2];
     for (i, value) in matrix.iter().enumerate() {
         let (row, column) = (i / DEPTH, i % DEPTH);
-        let element = (column / 8 ^ row % 8) * 8 + column % 8;
+        let element = ((column / 8) ^ (row % 8)) * 8 + column % 8;
         words[row * (DEPTH / 2) + element / 2] |= bf16(*value) << (element % 2 * 16);
     }
     words
