@@ -179,7 +179,7 @@ fn sound_kernels_pass_without_a_word() {
     let sound: Vec<&str> = PLANTED.match_indices(", sound_").map(|(i, _)| &PLANTED[i + 2..]).collect();
     let names = sound.iter().map(|rest| rest.split(',').next().unwrap());
     let list: Vec<String> = names.flat_map(|name| ALL.iter().map(move |t| format!("{name}:{t}"))).collect();
-    assert_eq!(list.len(), 8 * ALL.len());
+    assert_eq!(list.len(), 9 * ALL.len());
     for schedule in ["schedule=lowest", "schedule=highest,early", "schedule=round", "schedule=random:7"] {
         let Some(said) = launches(&format!("{schedule},check=race+bounds+proxy"), &list.join(" ")) else {
             return;

@@ -235,6 +235,28 @@ KERNEL(1024, sound_producer_consumer, u32* out, const u32* in) {
   }
   if (threadIdx.x >= half) out[blockIdx.x * blockDim.x + me] = sum;
 }
+// The same with mbarrier objects, each thread arriving for itself.
+KERNEL(1024, sound_mbarriers, u32* out, const u32* in) {
+  SMEM_ARRAY(u64, barriers, 2);
+  SMEM_ARRAY(u32, slots, 512);
+  u64 *full = barriers, *empty = barriers + 1;
+  const u32 half = blockDim.x / 2, me = threadIdx.x % half;
+  if (threadIdx.x == 0) mbarrier_init(full, half), mbarrier_init(empty, half);
+  __syncthreads();
+  u32 sum = 0;
+  for (u32 round = 0; round < 4; round++) {
+    if (threadIdx.x < half) {
+      mbarrier_wait(empty, (round ^ 1) & 1);
+      slots[me] = in[me] + round;
+      mbarrier_arrive(full);
+    } else {
+      mbarrier_wait(full, round & 1);
+      sum += slots[half - 1 - me];
+      mbarrier_arrive(empty);
+    }
+  }
+  if (threadIdx.x >= half) out[blockIdx.x * blockDim.x + me] = sum;
+}
 KERNEL(1024, sound_warp_exchange, u32* out, const u32* in) {
   SMEM_ARRAY(u32, slots, 1024);
   u32 value = in[threadIdx.x];
