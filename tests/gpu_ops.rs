@@ -15,6 +15,9 @@ use kernels::sum_squares::SumSquares;
 use kernels::{Buffer, DType, Device, Needs, Op, Role, Spec, run};
 use simulated::simulated;
 
+/// Races and accesses outside a buffer are errors.
+const CHECKED: &[(&str, &str)] = &[("NEVA_SIM", "check=race+bounds")];
+
 /// Numbers without a pattern, from 0 to 1, the same for each seed.
 fn numbers(seed: u64, n: usize) -> Vec<f64> {
     (0..n).map(|i| kernels::random::derive(seed, &[i as u64]) as f64 / u64::MAX as f64).collect()
@@ -57,7 +60,7 @@ fn is_nan(row: &[f64]) -> bool {
 
 #[test]
 fn an_id_outside_the_table_gives_a_row_of_nan_and_touches_nothing() {
-    simulated(&[&[]], || {
+    simulated(&[CHECKED], || {
         let gpu = Device::gpu_poisoned(0).unwrap();
         for (dtype, width) in [(DType::F32, 8), (DType::Bf16, 8), (DType::F32, 3), (DType::Bf16, 5)] {
             let table = numbers(1, 5 * width).iter().map(|v| (v * 64.0).floor()).collect::<Vec<_>>();
@@ -79,7 +82,7 @@ fn an_id_outside_the_table_gives_a_row_of_nan_and_touches_nothing() {
 
 #[test]
 fn a_label_outside_the_row_makes_its_row_and_the_loss_nan() {
-    simulated(&[&[]], || {
+    simulated(&[CHECKED], || {
         let gpu = Device::gpu_poisoned(0).unwrap();
         for dtype in [DType::F32, DType::Bf16] {
             let logits = || floats(&gpu, dtype, &[3, 9], &numbers(2, 27));
@@ -97,7 +100,7 @@ fn a_label_outside_the_row_makes_its_row_and_the_loss_nan() {
 
 #[test]
 fn rows_outside_are_written_nowhere() {
-    simulated(&[&[]], || {
+    simulated(&[CHECKED], || {
         let gpu = Device::gpu_poisoned(0).unwrap();
         for width in [4, 3] {
             let (x, features) = (vec![1.0; 3 * width], vec![2.0; 3 * width]);
@@ -133,7 +136,7 @@ fn shifted(device: &Device, dtype: DType, values: &[f64], skip: usize) -> Buffer
 
 #[test]
 fn tensors_that_are_not_aligned_take_the_scalar_path() {
-    simulated(&[&[]], || {
+    simulated(&[CHECKED], || {
         let devices = [Device::gpu_poisoned(0).unwrap(), Device::cpu_poisoned()];
         let op = Step { beta1: 0.9, beta2: 0.95, eps: 1e-8, weight_decay: 0.1, clip: 0.5, narrow: true };
         let step = |device: &Device| -> Vec<Vec<f64>> {

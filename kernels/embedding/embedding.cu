@@ -6,11 +6,12 @@
 //           columns if it is shorter than MANY. `many` sums the longer ones (a placeholder id may own most positions):
 //           each holds a place that MANY divides, and the block at the first such place in it does, for 32 vectors of
 //           columns, with eight warps that take every eighth position and add up their sums in order.
-// Memory    16 bytes an access, four of a thread in flight. Forward reads and writes each row once. Backward reads
-//           each row of dy once and touches rows of the table that no id names only to zero them. `order` compares
-//           every id with every other, 32 at once per warp, out of the first-level cache: by count of instructions that
-//           takes as long as reading dy at 16 K tokens, and an eighth of it at 2 K. Shared memory: 1 KB in `order`, 8 KB
-//           in `many` (4 KB for f32). Registers by NVRTC 12.9 (sm_80, sm_90a, sm_120): at most 48, nothing spilled.
+// Memory    16 bytes an access (8 of a bf16 dy that is summed in f32), four of a thread in flight. Forward reads and
+//           writes each row once. Backward reads each row of dy once and touches rows of the table that no id names
+//           only to zero them. `order` compares every id with every other, 32 at once per warp, out of the first-level
+//           cache: by count of instructions that takes as long as reading dy at 16 K tokens, and an eighth of it at
+//           2 K. Shared memory: 1 KB in `order`, 4 KB in `many` (8 KB for a bf16 table). Registers by NVRTC 12.9
+//           (sm_80, sm_90a, sm_120): at most 48, nothing spilled.
 // Hazards   No atomics: a row of the table has one writer and a fixed order of summation, so bits repeat. An id outside
 //           the table gives a row of NaN; it sorts behind all others, and backward stops there. Rows that are not
 //           16-byte aligned take the same code with vectors of one value.
@@ -59,19 +60,20 @@ DEV void add_to(float (&sum)[N], const Vector<T, N>& dy) {
   for (int i = 0; i < N; i++) sum[i] += load(dy.at[i]);
 }
 
-// Writes N sums into a row of the table, or adds them. N values of S may be more than one access.
+// Writes N sums into a row of the table, or adds them.
 template <class S, int N>
 DEV void finish(S* to, const float (&sum)[N], bool add) {
-  constexpr int M = N < WIDEST<S> ? N : WIDEST<S>;
-  Vector<S, M>* parts = (Vector<S, M>*)to;
+  Vector<S, N> total;
+  if (add) total = *(Vector<S, N>*)to;
 #pragma unroll
-  for (int p = 0; p < N / M; p++) {
-    Vector<S, M> part;
-    if (add) part = parts[p];
-#pragma unroll
-    for (int i = 0; i < M; i++) store(part.at[i], add ? load(part.at[i]) + sum[p * M + i] : sum[p * M + i]);
-    parts[p] = part;
-  }
+  for (int i = 0; i < N; i++) store(total.at[i], add ? load(total.at[i]) + sum[i] : sum[i]);
+  *(Vector<S, N>*)to = total;
+}
+
+// Whether rows of dy and of the table, whose type S is never the narrower, can be moved in vectors of WIDEST<S>.
+template <class T, class S>
+DEV bool fits(u32 width, const T* dy, const S* table) {
+  return aligned<S>(width, table) && (u64)dy % (WIDEST<S> * sizeof(T)) == 0;
 }
 
 template <class T, class S, int N>
@@ -140,16 +142,16 @@ FORWARD(bf16, bf16)
   KERNEL(THREADS, embedding_bwd_few_##dtypes, const T* dy /* (tokens, width) */,                              \
          const u32* order /* (tokens) */, const u32* sorted /* (tokens) */, S* table /* (size, width) */,     \
          u32 tokens, u64 size, u32 width, u32 add) {                                                          \
-    if (aligned<T>(width, dy) && (u64)table % 16 == 0)                                                        \
-      few<T, S, WIDEST<T>>(dy, order, sorted, table, tokens, size, width, add);                               \
+    if (fits(width, dy, table))                                                                               \
+      few<T, S, WIDEST<S>>(dy, order, sorted, table, tokens, size, width, add);                               \
     else few<T, S, 1>(dy, order, sorted, table, tokens, size, width, add);                                    \
   }                                                                                                           \
   KERNEL(THREADS, embedding_bwd_many_##dtypes, const T* dy /* (tokens, width) */,                             \
          const u32* order /* (tokens) */, const u32* sorted /* (tokens) */, S* table /* (size, width) */,     \
          u32 tokens, u64 size, u32 width, u32 add) {                                                          \
-    SMEM_ARRAY(float, sums, THREADS * WIDEST<T>);                                                             \
-    if (aligned<T>(width, dy) && (u64)table % 16 == 0)                                                        \
-      many<T, S, WIDEST<T>>(dy, order, sorted, table, tokens, size, width, add, sums);                        \
+    SMEM_ARRAY(float, sums, THREADS * WIDEST<S>);                                                             \
+    if (fits(width, dy, table))                                                                               \
+      many<T, S, WIDEST<S>>(dy, order, sorted, table, tokens, size, width, add, sums);                        \
     else many<T, S, 1>(dy, order, sorted, table, tokens, size, width, add, sums);                             \
   }
 BACKWARD(float, float, f32)

@@ -13,7 +13,7 @@ pub const SOURCE: Source = Source::new("embedding/embedding.cu", include_str!("e
 /// Threads of a block in backward, and positions that make an id's bucket long: THREADS and MANY of the source.
 const THREADS: u32 = 256;
 const MANY: u32 = 32;
-/// Columns that a block of `many` sums: one vector of 16 bytes per lane.
+/// Columns that a block of `many` sums: one vector of 16 bytes of the table's type per lane.
 const CHUNK_BYTES: usize = 32 * 16;
 /// The most blocks of a grid in y.
 const MAX_Y: usize = 65535;
@@ -77,10 +77,11 @@ pub fn backward(gpu: &Gpu, io: &mut Backward) -> Result<()> {
             KernelArg::U32(columns),
             KernelArg::U32(add.into()),
         ];
-        let chunks = (dy.spec().last() * dtype.size()).div_ceil(CHUNK_BYTES).min(MAX_Y) as u32;
+        let row = dy.spec().with_dtype(dtable.dtype());
+        let chunks = (row.last() * row.dtype.size()).div_ceil(CHUNK_BYTES).min(MAX_Y) as u32;
         let places = [tokens.div_ceil(MANY), chunks, 1];
         for (part, grid) in [
-            ("few", over_copied_rows(dy.spec(), dy.spec().last())),
+            ("few", over_copied_rows(row, row.last())),
             ("many", Grid { blocks: places, ..Grid::linear(1, THREADS) }),
         ] {
             // SAFETY: arguments as in the signatures of embedding_bwd_few and _many; dy has a row per position, as
