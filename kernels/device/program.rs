@@ -139,12 +139,9 @@ pub(super) struct Program {
 #[derive(Clone, Copy)]
 struct Entry {
     function: sys::CUfunction,
-    /// How much dynamic shared memory it may be launched with.
+    /// How much dynamic shared memory has been asked for. Without asking a kernel has 48 KiB less its static arrays.
     shared_bytes: u32,
 }
-
-/// What a kernel may be launched with unless more is asked for.
-const DEFAULT_SHARED_BYTES: u32 = 48 << 10;
 
 impl Program {
     /// Loads the program into the current context, that of a device of this compute capability (times ten).
@@ -177,7 +174,7 @@ impl Program {
             // SAFETY: the module stays loaded as long as `self`.
             let function = unsafe { result::module::get_function(self.module, name) }
                 .map_err(|e| driver_error(format!("{}: find {entry}", self.name), e))?;
-            self.entries.insert(entry.to_string(), Entry { function, shared_bytes: DEFAULT_SHARED_BYTES });
+            self.entries.insert(entry.to_string(), Entry { function, shared_bytes: 0 });
         }
         let found = self.entries.get_mut(entry).expect("inserted above");
         if shared_bytes > found.shared_bytes {
