@@ -130,7 +130,10 @@ DEV void forward(const T* x, const u32* labels, const float* w, float* terms, T*
       const u32 v = k * blockDim.x + threadIdx.x;
       if (v < vectors) dxs[v] = gradient(g, kept[k], v);
     }
-    for (u32 v = first_reread; v < vectors; v += blockDim.x) dxs[v] = gradient(g, xs[v], v);
+    for (u32 v = first_reread; v < vectors; v += blockDim.x) {
+      const V again = xs[v];
+      dxs[v] = gradient(g, again, v);
+    }
   }
 }
 

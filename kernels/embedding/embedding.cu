@@ -85,7 +85,10 @@ DEV void few(const T* dy, const u32* order, const u32* sorted, S* table, u32 tok
   for (u32 v = threadIdx.x; v < width / N; v += blockDim.x) {
     float sum[N] = {};
 #pragma unroll 4
-    for (u32 i = 0; i < count; i++) add_to(sum, ((const Vector<T, N>*)(dy + (u64)order[first + i] * width))[v]);
+    for (u32 i = 0; i < count; i++) {
+      const Vector<T, N> held = ((const Vector<T, N>*)(dy + (u64)order[first + i] * width))[v];
+      add_to(sum, held);
+    }
     finish(table + (u64)id * width + v * N, sum, add);
   }
 }
