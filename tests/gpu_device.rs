@@ -222,6 +222,17 @@ fn a_setting_that_is_neither_yes_nor_no_is_refused() {
 }
 
 #[test]
+fn a_product_that_faults_is_named_when_each_op_is_waited_for() {
+    simulated(&[&[("NEVA_SYNC", "1"), ("NEVA_SIM_FAULT", "launch:1")]], || {
+        let gpu = Device::gpu(0).unwrap();
+        let a = || Buffer::zeros(&gpu, Spec::new(DType::F32, [3, 3]), Role::Activation).unwrap();
+        let error = run::forward(&Gemm::new(Kind::NN), vec![a(), a()], Needs::default()).unwrap_err();
+        assert!(matches!(error, Error::DeviceLost { .. }), "{error}");
+        assert!(error.to_string().starts_with("gemm: CUDA driver: unspecified launch failure"), "{error}");
+    });
+}
+
+#[test]
 fn room_that_is_free_in_pieces_is_found() {
     simulated(&[&[("NEVA_SIM", "memory=4096")]], || {
         let gpu = Device::gpu(0).unwrap();
