@@ -5,6 +5,7 @@
 // Memory    sum and addend are read once and sum is written once: 6 bytes per element in bf16, or 10 for bf16 onto f32,
 //           whose vectors have four values. Four vectors of each are on their way per thread. What is left of a last
 //           vector, rows that 16 bytes do not divide and views that are not aligned go one value at a time.
+//           Registers by NVRTC 12.9 on sm_90a: at most 64, nothing spilled.
 // Hazards   None: the thread that reads a value of sum rewrites it.
 // Source    Elementary.
 #include "elementwise.cuh"

@@ -2,11 +2,11 @@
 //
 // Mapping   That of rms_norm.cu, whose code this is (rms_norm.cuh): one block per row at a time, vectors of 16 bytes;
 //           backward with persistent blocks that keep their share of dw.
-// Memory    Forward reads x and the residual once, writes r over x, and norms it out of registers: 8 bytes per element in
-//           bf16. Backward reads r, dy and dr once and writes the gradient over dr: 8 too. Beyond 256 * KEEP
+// Memory    Forward reads x and the residual once, writes r over x, and norms it out of registers: 8 bytes per element
+//           in bf16. Backward reads r, dy and dr once and writes the gradient over dr: 8 too. Beyond 256 * KEEP
 //           vectors of a row (up to 8192 bf16, 4096 f32 values), what is needed again is read again, from L2.
 //           Shared memory: 256 bytes for the block sums. Registers by NVRTC 12.9 in bf16 on sm_90a
-//           for KEEP = 1, 2, 4: forward 40, 48, 73, backward 72, 96, 128, nothing spilled.
+//           for KEEP = 1, 2, 4: forward 40, 48, 73, backward 56, 72, 121, nothing spilled.
 // Hazards   In place: the thread that reads a vector of x or dr is the one that rewrites it, and that reads it again.
 //           Otherwise as rms_norm.cu.
 // Source    Zhang and Sennrich 2019, equation 4.
@@ -21,12 +21,12 @@
       rms_norm_forward<T, WIDEST<T>>(r, residual, r, w, y, rstd, rows, width, eps, sums);                           \
     else rms_norm_forward<T, 1>(r, residual, r, w, y, rstd, rows, width, eps, sums);                                \
   }                                                                                                                 \
-  KERNEL_AT_LEAST(NORM_THREADS, 2, add_rms_norm_bwd_##dtype, const T* r /* (rows, width) */, const T* w /* (width) */,          \
+  KERNEL(NORM_THREADS, add_rms_norm_bwd_##dtype, const T* r /* (rows, width) */, const T* w /* (width) */,          \
          const float* rstd /* (rows) */, const T* dy /* (rows, width) */, const T* dr /* (rows, width) or null */,  \
          T* dx /* (rows, width) or null; may be dr */, float* partial /* (gridDim.x, width) or null */, i64 rows,   \
          u32 width) {                                                                                               \
     SMEM_ARRAY(float, sums, 2 * MAX_WARPS);                                                                         \
-    if (aligned<T>(width, r, w, dy, dr, dx))                                                                        \
+    if (aligned<T>(width, r, w, dy, dr, dx) && on_16_bytes(partial))                                                                        \
       rms_norm_backward<T, WIDEST<T>>(r, w, rstd, dy, dr, dx, partial, rows, width, sums);                          \
     else rms_norm_backward<T, 1>(r, w, rstd, dy, dr, dx, partial, rows, width, sums);                               \
   }

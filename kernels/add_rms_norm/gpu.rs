@@ -19,7 +19,7 @@ const fn program(i: usize) -> Source {
 }
 
 /// How many of backward's blocks of 256 threads a multiprocessor's registers allow at once, per program.
-const BLOCKS_PER_MULTIPROCESSOR: [usize; 3] = [3, 2, 2];
+const BLOCKS_PER_MULTIPROCESSOR: [usize; 3] = [4, 3, 2];
 
 /// `r = r + residual`, rounded, and `y = r * rstd * w`; `r` holds x before. Writes rstd if asked.
 pub fn forward(

@@ -1,8 +1,8 @@
 // Conversion between f32 and bf16.
 //
 // Mapping   One grid-stride loop over vectors of four values (elementwise.cuh).
-// Memory    One read and one write per element: 16-byte accesses on the side of f32 and 8-byte ones on that of bf16, four
-//           of each per thread on their way. What is left of a last vector, and views that are not 16-byte aligned, go
+// Memory    One read and one write per element: 16-byte accesses on the side of f32 and 8-byte ones on that of bf16,
+//           four of each per thread on their way. Registers by NVRTC 12.9 on sm_90a: 32. What is left of a last vector, and views that are not 16-byte aligned, go
 //           one value at a time.
 // Hazards   None.
 // Source    Elementary. Rounding is that of cvt.rn.bf16.f32: to nearest, ties to even.

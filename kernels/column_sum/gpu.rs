@@ -18,7 +18,7 @@ const LAST: usize = 1024;
 /// The most chunks: blocks of a grid in y.
 const MAX_CHUNKS: usize = 65_535;
 /// Rows that a thread of backward writes, about.
-const ROWS: usize = 4;
+const ROWS: usize = 16;
 
 /// `y` (f32) = the sum over the rows of `x`, which are as wide as `y`.
 pub fn forward(gpu: &Gpu, x: &Buffer, y: &mut Buffer) -> Result<()> {

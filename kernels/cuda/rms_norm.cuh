@@ -1,10 +1,10 @@
-// RMSNorm of rows, alone (rms_norm.cu) and of a sum of two (add_rms_norm.cu), forward and backward; the equations are in
-// rms_norm/mod.rs.
+// RMSNorm of rows, alone (rms_norm.cu) and of a sum of two (add_rms_norm.cu), forward and backward; the equations are
+// in rms_norm/mod.rs.
 #pragma once
 #include "rows.cuh"
 
 template <class T, int N>
-DEV Vector<T, N> sum(const Vector<T, N>& a, const Vector<T, N>& b) {
+DEV Vector<T, N> sum(Vector<T, N> a, Vector<T, N> b) {
   Vector<T, N> y;
 #pragma unroll
   for (int i = 0; i < N; i++) store(y.at[i], load(a.at[i]) + load(b.at[i]));
@@ -12,7 +12,7 @@ DEV Vector<T, N> sum(const Vector<T, N>& a, const Vector<T, N>& b) {
 }
 
 template <class T, int N>
-DEV float sum_of_squares(const Vector<T, N>& x) {
+DEV float sum_of_squares(Vector<T, N> x) {
   float sum = 0;
 #pragma unroll
   for (int i = 0; i < N; i++) sum += load(x.at[i]) * load(x.at[i]);
@@ -20,7 +20,7 @@ DEV float sum_of_squares(const Vector<T, N>& x) {
 }
 
 template <class T, int N>
-DEV Vector<T, N> normalised(const Vector<T, N>& x, const Vector<T, N>& w, float rstd) {
+DEV Vector<T, N> normalised(Vector<T, N> x, Vector<T, N> w, float rstd) {
   Vector<T, N> y;
 #pragma unroll
   for (int i = 0; i < N; i++) store(y.at[i], load(x.at[i]) * rstd * load(w.at[i]));
@@ -64,7 +64,7 @@ DEV void rms_norm_forward(const T* x, const T* residual, T* r, const T* w, T* y,
 
 // The sum of dy * w * x over one vector: mean(g * xhat) without rstd / width.
 template <class T, int N>
-DEV float dot(const Vector<T, N>& x, const Vector<T, N>& dy, const Vector<T, N>& w) {
+DEV float dot(Vector<T, N> x, Vector<T, N> dy, Vector<T, N> w) {
   float sum = 0;
 #pragma unroll
   for (int i = 0; i < N; i++) sum += load(dy.at[i]) * load(w.at[i]) * load(x.at[i]);
@@ -73,8 +73,8 @@ DEV float dot(const Vector<T, N>& x, const Vector<T, N>& dy, const Vector<T, N>&
 
 // The gradient of one vector of x, on top of `dr` if that is to be added; rounded once.
 template <class T, int N>
-DEV Vector<T, N> gradient(bool add, const Vector<T, N>& dr, const Vector<T, N>& x, const Vector<T, N>& dy,
-                          const Vector<T, N>& w, float rstd, float mean) {
+DEV Vector<T, N> gradient(bool add, Vector<T, N> dr, Vector<T, N> x, Vector<T, N> dy,
+                          Vector<T, N> w, float rstd, float mean) {
   Vector<T, N> dx;
 #pragma unroll
   for (int i = 0; i < N; i++) {
@@ -86,9 +86,9 @@ DEV Vector<T, N> gradient(bool add, const Vector<T, N>& dr, const Vector<T, N>& 
 
 // Adds one row's dy * xhat to the sums of N columns.
 template <class T, int N>
-DEV void add_weight_gradient(float (&sum)[N], const Vector<T, N>& x, const Vector<T, N>& dy, float rstd) {
+DEV void add_weight_gradient(Floats<N>& sum, Vector<T, N> x, Vector<T, N> dy, float rstd) {
 #pragma unroll
-  for (int i = 0; i < N; i++) sum[i] += load(dy.at[i]) * (load(x.at[i]) * rstd);
+  for (int i = 0; i < N; i++) sum.at[i] += load(dy.at[i]) * (load(x.at[i]) * rstd);
 }
 
 // dx = dr + the gradient of x (dr counts as 0 where it is null, and may be dx), and this block's share of dw as a row of
@@ -99,9 +99,9 @@ DEV void rms_norm_backward(const T* x, const T* w, const float* rstd, const T* d
   typedef Vector<T, N> V;
   const u32 vectors = width / N;
   const V* ws = (const V*)w;
-  float dw[KEEP][N] = {};
-  float(*columns)[N] = columns_of<N>(partial, width);
-  zero_beyond(columns, vectors);
+  Floats<N> dw[KEEP] = {};
+  float* columns = columns_of(partial, width);
+  zero_beyond<N>(columns, vectors);
   u32 turn = 0;
   for (i64 row = blockIdx.x; row < rows; row += gridDim.x, turn ^= MAX_WARPS) {
     const V *xs = (const V*)(x + row * width), *dys = (const V*)(dy + row * width);
@@ -111,7 +111,7 @@ DEV void rms_norm_backward(const T* x, const T* w, const float* rstd, const T* d
     each_kept(vectors, [&](int k, u32 v) { kept_x[k] = xs[v], kept_dy[k] = dys[v]; });
     if (partial) {
       each_kept(vectors, [&](int k, u32) { add_weight_gradient(dw[k], kept_x[k], kept_dy[k], r); });
-      each_beyond(vectors, [&](u32 v) { add_weight_gradient(columns[v], xs[v], dys[v], r); });
+      add_beyond<N>(columns, vectors, [&](Floats<N>& sum, u32 v) { add_weight_gradient(sum, xs[v], dys[v], r); });
     }
     if (dx) {
       V* dxs = (V*)(dx + row * width);

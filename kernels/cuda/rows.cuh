@@ -28,27 +28,27 @@ DEV void each_beyond(u32 vectors, F f) {
   for (u32 v = KEEP * blockDim.x + threadIdx.x; v < vectors; v += blockDim.x) f(v);
 }
 
-// The share that a persistent block has in the gradient of a weight, a sum over rows, is a row of partial sums, here as
-// one array of N per vector. Those of kept vectors are summed in registers and written at the end; those beyond in
-// their place, where no other thread touches them. `columns` is null where no such gradient is wanted.
+// The share that a persistent block has in the gradient of a weight, a sum over rows, is a row of partial sums: `columns`,
+// or null where no such gradient is wanted. Those of kept vectors are summed in registers and written at the end; those
+// beyond in their place, where no other thread touches them.
+DEV float* columns_of(float* partial, u32 width) { return partial ? partial + (u64)blockIdx.x * width : nullptr; }
+
 template <int N>
-DEV float (*columns_of(float* partial, u32 width))[N] {
-  return partial ? (float(*)[N])(partial + (u64)blockIdx.x * width) : nullptr;
+DEV void zero_beyond(float* columns, u32 vectors) {
+  if (columns) each_beyond(vectors, [&](u32 v) { store_floats(columns + v * N, Floats<N>{}); });
 }
 
 template <int N>
-DEV void zero_beyond(float (*columns)[N], u32 vectors) {
-  if (!columns) return;
+DEV void write_kept(float* columns, const Floats<N> (&sums)[KEEP], u32 vectors) {
+  if (columns) each_kept(vectors, [&](int k, u32 v) { store_floats(columns + v * N, sums[k]); });
+}
+
+// Calls add(sums, v) for each vector beyond, with the sums of its columns to be added to.
+template <int N, class F>
+DEV void add_beyond(float* columns, u32 vectors, F add) {
   each_beyond(vectors, [&](u32 v) {
-    for (int i = 0; i < N; i++) columns[v][i] = 0;
-  });
-}
-
-template <int N>
-DEV void write_kept(float (*columns)[N], const float (&sums)[KEEP][N], u32 vectors) {
-  if (!columns) return;
-  each_kept(vectors, [&](int k, u32 v) {
-#pragma unroll
-    for (int i = 0; i < N; i++) columns[v][i] = sums[k][i];
+    Floats<N> sums = load_floats<N>(columns + v * N);
+    add(sums, v);
+    store_floats(columns + v * N, sums);
   });
 }

@@ -18,18 +18,38 @@ struct alignas(sizeof(T) * N) Vector {
   T at[N];
 };
 
+// N floats, where a vector of N values of a narrower type has its sums or its factors. Copied as a whole, a
+// Vector<float, 8> would ask for an alignment of 32 bytes.
+template <int N>
+struct Floats {
+  float at[N];
+};
+
 // Reads N floats, 16 bytes at a time.
 template <int N>
-DEV Vector<float, N> load_floats(const float* from) {
+DEV Floats<N> load_floats(const float* from) {
   constexpr int W = N < 4 ? N : 4;
-  Vector<float, N> values;
+  Floats<N> values;
 #pragma unroll
-  for (int i = 0; i < N / W; i++) {
-    const Vector<float, W> part = ((const Vector<float, W>*)from)[i];
+  for (int i = 0; i < N; i += W) {
+    const Vector<float, W> part = *(const Vector<float, W>*)(from + i);
 #pragma unroll
-    for (int j = 0; j < W; j++) values.at[i * W + j] = part.at[j];
+    for (int j = 0; j < W; j++) values.at[i + j] = part.at[j];
   }
   return values;
+}
+
+// Writes them likewise.
+template <int N>
+DEV void store_floats(float* to, Floats<N> values) {
+  constexpr int W = N < 4 ? N : 4;
+#pragma unroll
+  for (int i = 0; i < N; i += W) {
+    Vector<float, W> part;
+#pragma unroll
+    for (int j = 0; j < W; j++) part.at[j] = values.at[i + j];
+    *(Vector<float, W>*)(to + i) = part;
+  }
 }
 
 // How many values of type T one 16-byte access moves.

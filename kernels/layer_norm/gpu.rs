@@ -17,7 +17,7 @@ const fn program(i: usize) -> Source {
 }
 
 /// How many of backward's blocks of 256 threads a multiprocessor's registers allow at once, per program.
-const BLOCKS_PER_MULTIPROCESSOR: [usize; 3] = [4, 3, 2];
+const BLOCKS_PER_MULTIPROCESSOR: [usize; 3] = [3, 2, 1];
 
 /// `y = xhat * (offset + w) + b`; writes mean and rstd if asked.
 pub fn forward(

@@ -3,20 +3,20 @@
 // Mapping   As rms_norm.cu: one block per row at a time, vectors of 16 bytes; backward with persistent blocks that keep
 //           their shares of dw and db in registers and end by writing a row of each `partial`, of which column_sum
 //           makes dw and db.
-// Memory    x, and in backward dy too, are read once: a row's first 256 * KEEP vectors (up to 8192 bf16, 4096 f32 values) stay in
-//           registers for the mean, the variance and the result; what lies beyond is read again for each, from L2. w and
-//           b come from L2. Rows that are not 16-byte aligned (odd widths, views) take the same code with vectors
+// Memory    x, and in backward dy too, are read once: a row's first 256 * KEEP vectors (up to 8192 bf16, 4096 f32 values)
+//           stay in registers for the mean, the variance and the result; what lies beyond is read again for each, from
+//           L2. w and b come from L2. Rows that are not 16-byte aligned (odd widths, views) take the same code with vectors
 //           of one value. Shared memory: 256 bytes forward, 512 backward. Registers
-//           by NVRTC 12.9 in bf16 on sm_90a for KEEP = 1, 2, 4: forward 40, 48, 64, backward 48, 80, 128, nothing
+//           by NVRTC 12.9 in bf16 on sm_90a for KEEP = 1, 2, 4: forward 32, 40, 48, backward 72, 104, 158, nothing
 //           spilled.
-// Hazards   The variance is the mean square of the centred row: E[x^2] - E[x]^2 would cancel. Sums are in f32 in a fixed
-//           order: no atomics, the same bits every run. block_sum needs its two arrays (see reduce.cuh); forward
+// Hazards   The variance is the mean square of the centred row: E[x^2] - E[x]^2 would cancel. Sums are in f32 in a
+//           fixed order: no atomics, the same bits every run. block_sum needs its two arrays (see reduce.cuh); forward
 //           sums twice per row, so its two are that of the mean and that of the variance.
 // Source    Ba, Kiros and Hinton 2016, section 3; `offset` is 1 for NeMo's layernorm1p, whose weight means 1 + w.
 #include "rows.cuh"
 
 template <class T, int N, class F>
-DEV float sum_over(const Vector<T, N>& x, F f) {
+DEV float sum_over(Vector<T, N> x, F f) {
   float sum = 0;
 #pragma unroll
   for (int i = 0; i < N; i++) sum += f(load(x.at[i]));
@@ -31,7 +31,7 @@ struct Stats {
 DEV float normalised(float x, Stats s) { return (x - s.mean) * s.rstd; }
 
 template <class T, int N>
-DEV Vector<T, N> scaled(const Vector<T, N>& x, const Vector<T, N>& w, float offset, const Vector<T, N>& b, Stats s) {
+DEV Vector<T, N> scaled(Vector<T, N> x, Vector<T, N> w, float offset, Vector<T, N> b, Stats s) {
   Vector<T, N> y;
 #pragma unroll
   for (int i = 0; i < N; i++)
@@ -66,7 +66,7 @@ DEV void forward(const T* x, const T* w, const T* b, T* y, float* means, float* 
 
 // The sums over one vector of g and of g * xhat, with g = dy * (offset + w).
 template <class T, int N>
-DEV Pair gradient_sums(const Vector<T, N>& x, const Vector<T, N>& dy, const Vector<T, N>& w, float offset, Stats s) {
+DEV Pair gradient_sums(Vector<T, N> x, Vector<T, N> dy, Vector<T, N> w, float offset, Stats s) {
   Pair sums = {0, 0};
 #pragma unroll
   for (int i = 0; i < N; i++) {
@@ -78,7 +78,7 @@ DEV Pair gradient_sums(const Vector<T, N>& x, const Vector<T, N>& dy, const Vect
 
 // dx of one vector; `mean` holds the means of g and of g * xhat.
 template <class T, int N>
-DEV Vector<T, N> gradient(const Vector<T, N>& x, const Vector<T, N>& dy, const Vector<T, N>& w, float offset, Stats s,
+DEV Vector<T, N> gradient(Vector<T, N> x, Vector<T, N> dy, Vector<T, N> w, float offset, Stats s,
                           Pair mean) {
   Vector<T, N> dx;
 #pragma unroll
@@ -91,14 +91,14 @@ DEV Vector<T, N> gradient(const Vector<T, N>& x, const Vector<T, N>& dy, const V
 
 // Adds one row's dy * xhat and dy to the sums of N columns.
 template <class T, int N>
-DEV void add_weight_gradient(float (&dw)[N], const Vector<T, N>& x, const Vector<T, N>& dy, Stats s) {
+DEV void add_weight_gradient(Floats<N>& dw, Vector<T, N> x, Vector<T, N> dy, Stats s) {
 #pragma unroll
-  for (int i = 0; i < N; i++) dw[i] += load(dy.at[i]) * normalised(load(x.at[i]), s);
+  for (int i = 0; i < N; i++) dw.at[i] += load(dy.at[i]) * normalised(load(x.at[i]), s);
 }
 template <class T, int N>
-DEV void add_bias_gradient(float (&db)[N], const Vector<T, N>& dy) {
+DEV void add_bias_gradient(Floats<N>& db, Vector<T, N> dy) {
 #pragma unroll
-  for (int i = 0; i < N; i++) db[i] += load(dy.at[i]);
+  for (int i = 0; i < N; i++) db.at[i] += load(dy.at[i]);
 }
 
 template <class T, int N>
@@ -107,10 +107,10 @@ DEV void backward(const T* x, const T* w, const float* means, const float* rstds
   typedef Vector<T, N> V;
   const u32 vectors = width / N;
   const V* ws = (const V*)w;
-  float dw[KEEP][N] = {}, db[KEEP][N] = {};
-  float(*w_columns)[N] = columns_of<N>(partial_w, width), (*b_columns)[N] = columns_of<N>(partial_b, width);
-  zero_beyond(w_columns, vectors);
-  zero_beyond(b_columns, vectors);
+  Floats<N> dw[KEEP] = {}, db[KEEP] = {};
+  float *w_columns = columns_of(partial_w, width), *b_columns = columns_of(partial_b, width);
+  zero_beyond<N>(w_columns, vectors);
+  zero_beyond<N>(b_columns, vectors);
   u32 turn = 0;
   for (i64 row = blockIdx.x; row < rows; row += gridDim.x, turn ^= 2 * MAX_WARPS) {
     const V *xs = (const V*)(x + row * width), *dys = (const V*)(dy + row * width);
@@ -119,11 +119,11 @@ DEV void backward(const T* x, const T* w, const float* means, const float* rstds
     each_kept(vectors, [&](int k, u32 v) { kept_x[k] = xs[v], kept_dy[k] = dys[v]; });
     if (partial_w) {
       each_kept(vectors, [&](int k, u32) { add_weight_gradient(dw[k], kept_x[k], kept_dy[k], s); });
-      each_beyond(vectors, [&](u32 v) { add_weight_gradient(w_columns[v], xs[v], dys[v], s); });
+      add_beyond<N>(w_columns, vectors, [&](Floats<N>& sum, u32 v) { add_weight_gradient(sum, xs[v], dys[v], s); });
     }
     if (partial_b) {
       each_kept(vectors, [&](int k, u32) { add_bias_gradient(db[k], kept_dy[k]); });
-      each_beyond(vectors, [&](u32 v) { add_bias_gradient(b_columns[v], dys[v]); });
+      add_beyond<N>(b_columns, vectors, [&](Floats<N>& sum, u32 v) { add_bias_gradient(sum, dys[v]); });
     }
     if (dx) {
       V* dxs = (V*)(dx + row * width);
@@ -150,12 +150,13 @@ DEV void backward(const T* x, const T* w, const float* means, const float* rstds
       forward<T, WIDEST<T>>(x, w, b, y, mean, rstd, rows, width, eps, offset, sums);                                \
     else forward<T, 1>(x, w, b, y, mean, rstd, rows, width, eps, offset, sums);                                     \
   }                                                                                                                 \
-  KERNEL(NORM_THREADS, layer_norm_bwd_##dtype, const T* x /* (rows, width) */, const T* w /* (width) */,            \
+  KERNEL_AT_LEAST(NORM_THREADS, KEEP < 4 ? 2 : 1, layer_norm_bwd_##dtype, const T* x /* (rows, width) */,                       \
+                  const T* w /* (width) */,                                                                         \
          const float* mean /* (rows) */, const float* rstd /* (rows) */, const T* dy /* (rows, width) */,           \
          T* dx /* (rows, width) or null */, float* partial_w /* (gridDim.x, width) or null */,                      \
          float* partial_b /* (gridDim.x, width) or null */, i64 rows, u32 width, float offset) {                    \
     SMEM_ARRAY(float, sums, 4 * MAX_WARPS);                                                                         \
-    if (aligned<T>(width, x, w, dy, dx))                                                                            \
+    if (aligned<T>(width, x, w, dy, dx) && on_16_bytes(partial_w, partial_b))                                                                            \
       backward<T, WIDEST<T>>(x, w, mean, rstd, dy, dx, partial_w, partial_b, rows, width, offset, sums);            \
     else backward<T, 1>(x, w, mean, rstd, dy, dx, partial_w, partial_b, rows, width, offset, sums);                 \
   }

@@ -8,7 +8,7 @@
 //           once; what lies beyond is read a second time, from L2. w comes from L2 for all rows but the first.
 //           Rows that are not 16-byte aligned (odd widths, views) take the same code with vectors of one value.
 //           Shared memory: 256 bytes for the block sums. Registers by NVRTC 12.9 in bf16
-//           on sm_90a for KEEP = 1, 2, 4: forward 32, 40, 48, backward 64, 80, 116, nothing spilled.
+//           on sm_90a for KEEP = 1, 2, 4: forward 32, 31, 40, backward 64, 72, 122, nothing spilled.
 // Hazards   Sums are in f32 in a fixed order: no atomics, the same bits every run. block_sum needs its two arrays
 //           (see reduce.cuh). Past the kept columns, dw accumulates in `partial` itself: only its own thread
 //           touches a column of a block's row, so this needs no synchronisation.
@@ -24,13 +24,14 @@
       rms_norm_forward<T, WIDEST<T>>(x, none, nullptr, w, y, rstd, rows, width, eps, sums);                \
     else rms_norm_forward<T, 1>(x, none, nullptr, w, y, rstd, rows, width, eps, sums);                     \
   }                                                                                                        \
-  KERNEL_AT_LEAST(NORM_THREADS, 2, rms_norm_bwd_##dtype, const T* x /* (rows, width) */, const T* w /* (width) */,     \
+  KERNEL_AT_LEAST(NORM_THREADS, KEEP < 4 ? 3 : 1, rms_norm_bwd_##dtype, const T* x /* (rows, width) */,                \
+                  const T* w /* (width) */,                                                                \
          const float* rstd /* (rows) */, const T* dy /* (rows, width) */,                                  \
          T* dx /* (rows, width) or null */, float* partial /* (gridDim.x, width) or null */, i64 rows,     \
          u32 width) {                                                                                      \
     SMEM_ARRAY(float, sums, 2 * MAX_WARPS);                                                                \
     const T* none = nullptr;                                                                               \
-    if (aligned<T>(width, x, w, dy, dx))                                                                   \
+    if (aligned<T>(width, x, w, dy, dx) && on_16_bytes(partial))                                                                   \
       rms_norm_backward<T, WIDEST<T>>(x, w, rstd, dy, none, dx, partial, rows, width, sums);               \
     else rms_norm_backward<T, 1>(x, w, rstd, dy, none, dx, partial, rows, width, sums);                    \
   }

@@ -6,7 +6,8 @@
 // Memory    Rotated columns of q and k are read once and written once, 4 bytes per element in bf16; others, and the v
 //           heads, are not touched. A row's table comes from L2, once per slot. A thread has the vectors of four
 //           heads on their way, 8 loads of 16 bytes; heads that 16 bytes do not divide, and views, take the same
-//           code with vectors of one value.
+//           code with vectors of one value. Registers by NVRTC 12.9 on sm_90a: 128 in bf16, 70 in f32, nothing
+//           spilled.
 // Hazards   A thread that reads two partners rewrites both; nobody else touches them. The threads beyond the last
 //           whole slot return at once: there is no barrier.
 // Source    Su et al. 2021, equation 34, half-rotation form.
@@ -17,7 +18,7 @@ constexpr int HEADS_AT_ONCE = 4;  // gpu.rs chooses the number of threads by it
 
 // The rotation of one pair of vectors, by minus the angles if `sign` is -1.
 template <class T, int N>
-DEV void rotate(Vector<T, N>& low, Vector<T, N>& high, const Vector<float, N>& cos, const Vector<float, N>& sin,
+DEV void rotate(Vector<T, N>& low, Vector<T, N>& high, const Floats<N>& cos, const Floats<N>& sin,
                 float sign) {
 #pragma unroll
   for (int i = 0; i < N; i++) {
@@ -37,7 +38,7 @@ DEV void rotate_rows(T* x, const float* table, i64 rows, u32 width, u32 heads, u
     T* xs = x + row * width;
     const float *cosines = table + row * 2 * half, *sines = cosines + half;
     for (u32 pair = threadIdx.x % slot_threads; pair < pairs; pair += slot_threads) {
-      const Vector<float, N> cos = load_floats<N>(cosines + pair * N), sin = load_floats<N>(sines + pair * N);
+      const Floats<N> cos = load_floats<N>(cosines + pair * N), sin = load_floats<N>(sines + pair * N);
       V low[HEADS_AT_ONCE], high[HEADS_AT_ONCE];
       batched<HEADS_AT_ONCE>(
           slot, slots, heads,

@@ -2,7 +2,8 @@
 //
 // Mapping   One grid-stride loop over vectors of 16 bytes (elementwise.cuh).
 // Memory    One read and one write per element, four vectors of a thread on their way. What is left of a last vector,
-//           and views that are not 16-byte aligned, go one value at a time.
+//           and views that are not 16-byte aligned, go one value at a time. Registers by NVRTC 12.9 on sm_90a:
+//           at most 40.
 // Hazards   None: the thread that reads a value rewrites it.
 // Source    Elementary.
 #include "elementwise.cuh"
