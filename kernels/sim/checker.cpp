@@ -191,6 +191,12 @@ struct Granule {
         (flags >> READ_SHIFT & bytes) == bytes && !(access & checker::ATOMIC))
       return;
     check_against_write(actor, access, place);
+    // The next lane of the same instruction, as a rule.
+    if (cell.read_tick == actor.now && cell.read_lanes && warp_in(cell.read) == static_cast<int>(warp) &&
+        (flags >> READ_SHIFT & bytes) == bytes && !(access & checker::ATOMIC) && !(flags & READ_ATOMIC)) {
+      cell.read_lanes |= lane;
+      return;
+    }
     bool first = !has_reads();
     // Atomic only as long as every read is.
     if (!(access & checker::ATOMIC)) flags &= ~READ_ATOMIC;
