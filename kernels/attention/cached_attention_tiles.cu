@@ -31,8 +31,7 @@ KERNEL_AT_LEAST(THREADS, 2, cached_attention_fwd_tiles_bf16,
                 u32 heads, u32 kv_heads, u32 head_dim, u32 slot_count, u32 capacity, u32 max_len, float scale) {
   DYN_SMEM(shared);
   bf16 *queries = (bf16*)shared, *ring = queries + QUERIES * HEAD_WIDTH;
-  SMEM_ARRAY(u32, row_slots, QUERIES);
-  SMEM_ARRAY(u32, row_seen, QUERIES);  // keys that the row sees
+  u32 *row_slots = (u32*)(ring + SLOTS * KEYS * HEAD_WIDTH), *row_seen = row_slots + QUERIES;  // keys that a row sees
   const Heads h = {heads, kv_heads, head_dim};
   const u32 first = (tiles - 1 - blockIdx.x % tiles) * QUERIES, head = blockIdx.x / tiles;
   const u32 count = min(rows - first, QUERIES), lane = threadIdx.x % 32;

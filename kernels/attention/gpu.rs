@@ -351,7 +351,7 @@ fn cached_tiles(op: &CachedAttention, gpu: &Gpu, ins: &Cached, out: &mut Buffer)
         KernelArg::F32((op.scale * LOG2_E) as f32),
     ];
     let source = tiles_source(tiling.defines);
-    let grid = Grid { blocks: [blocks, 1, 1], threads: THREADS, shared_bytes: tiling.shared_bytes() as u32 };
+    let grid = Grid { blocks: [blocks, 1, 1], threads: THREADS, shared_bytes: tiling.cached_bytes() as u32 };
     // SAFETY: arguments as in the signature; `infer` made qkv [rows, (heads + 2 kv_heads) head_dim], cache
     // [slot_count, capacity, 2 kv_heads head_dim], slots and positions [rows] and out [rows, heads head_dim], all on
     // this device. Rows begin at multiples of 16 bytes, since head_dim is a multiple of 8. A block is one tile of one

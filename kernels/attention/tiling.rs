@@ -96,6 +96,11 @@ impl ForwardTiling {
     pub fn shared_bytes(&self) -> usize {
         tile_bytes(self.queries() + self.slots * self.keys, self.head_width)
     }
+
+    /// The same for rows of a cache, with the slot of each row and how many keys it sees.
+    pub fn cached_bytes(&self) -> usize {
+        self.shared_bytes() + self.queries() * 2 * DType::U32.size()
+    }
 }
 
 tilings! {
@@ -197,7 +202,7 @@ mod tests {
             assert!(forward.head_width >= head_dim && backward.head_width == forward.head_width);
             let (kv, q) = backward.shared_bytes();
             let exact = Exact::new(head_dim).backward_bytes(head_dim);
-            let most = forward.shared_bytes().max(kv).max(q).max(exact);
+            let most = forward.cached_bytes().max(kv).max(q).max(exact);
             assert!(most <= LEAST_SHARED_BYTES, "head_dim {head_dim}: {most} bytes");
         }
     }
