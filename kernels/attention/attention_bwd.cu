@@ -10,7 +10,7 @@
 //           q: a block owns a tile of queries of one head and goes over the keys: dq += ds k.
 //           Tiles that a warp does not see are skipped, only those on its diagonal or the end masked. The tiles with
 //           most to do come first.
-// Cost      7 products where 5 would do, if dq were added up across the blocks of the kv pass. In a fixed order, as bits
+// Cost      7 products where 5 would do if dq were added up across the blocks of the kv pass. In a fixed order, as bits
 //           that repeat need, that takes either blocks that wait for each other, or partial sums: 4 bytes per element
 //           of dq and tile of keys, 64 times dq itself in f32 at 8192 tokens, written and read. Two more products of
 //           seven are less, and need no memory.

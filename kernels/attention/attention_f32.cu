@@ -23,14 +23,16 @@
 
 constexpr u32 LANES = 8, THREADS = TILE * LANES, SCORES = TILE / LANES;
 constexpr u32 VECTORS = TILE == 32 ? 4 : 8;  // of a row's columns per thread
-constexpr u32 WEIGHT_PITCH = TILE + 1;
+constexpr u32 WEIGHT_PITCH = TILE + 8;  // the four rows of a warp lie in different banks
 typedef Vector<float, 4> Four;
 
 DEV u32 own_row() { return threadIdx.x / LANES; }
 DEV u32 own_lane() { return threadIdx.x % LANES; }
 DEV u32 pitch_of(u32 width) { return width + 4; }
 
-DEV Four& four_at(float* tile, u32 row, u32 column, u32 width) { return *(Four*)(tile + row * pitch_of(width) + column); }
+DEV Four& four_at(float* tile, u32 row, u32 column, u32 width) {
+  return *(Four*)(tile + row * pitch_of(width) + column);
+}
 
 // Copies `rows` rows, which lie `stride` values apart, into a tile and zeroes the rest of it.
 DEV void load_tile(float* tile, const float* from, u64 stride, u32 rows, u32 width) {

@@ -132,14 +132,20 @@ DEV void attend_chunk(const T* q, const T* keys, const T* values, u64 stride, u3
 #pragma unroll
   for (u32 h = 0; h < HEADS; h++)
 #pragma unroll
-    for (u32 i = 0; i < VECTORS; i++)
+    for (u32 i = 0; i < VECTORS; i++) {
+      Vector<float, 4> part[N / 4];
 #pragma unroll
       for (u32 e = 0; e < N; e++) {
         float& own = sum[h][i][e];
         for (u32 bit = lanes; bit < 32; bit *= 2) own += __shfl_xor_sync(~0u, own, bit);
-        const u32 column = (at.place + i * lanes) * N + e;
-        if (lane < lanes && column < head_dim) sums[(warp * HEADS + h) * head_dim + column] = own;
+        part[e / 4].at[e % 4] = own;
       }
+      const u32 column = (at.place + i * lanes) * N;
+      if (lane < lanes && column < head_dim)
+#pragma unroll
+        for (u32 p = 0; p < N / 4; p++)
+          *(Vector<float, 4>*)(sums + (warp * HEADS + h) * head_dim + column + p * 4) = part[p];
+    }
   __syncthreads();
   for (u32 i = threadIdx.x; i < heads * head_dim; i += THREADS) {
     const u32 h = i / head_dim, column = i % head_dim;
@@ -178,8 +184,8 @@ DEV void split(const T* qkv, const T* cache, const u32* slots, const u32* positi
   constexpr u32 WIDE = WIDEST_HEAD / WIDEST<T> / 32;  // vectors per lane of the widest heads
   if constexpr (WIDE > 1)
     if (h.head_dim > 32 * WIDEST<T>)
-      return attend_chunk<T, WIDE, MOST_HEADS>(q, keys, values, stride, count, heads, h.head_dim, scale, lanes, chunk_out,
-                                               out_stride, chunk_sum, chunks, result, weights, sums, total);
+      return attend_chunk<T, WIDE, MOST_HEADS>(q, keys, values, stride, count, heads, h.head_dim, scale, lanes,
+                                               chunk_out, out_stride, chunk_sum, chunks, result, weights, sums, total);
   if (group > 1)
     attend_chunk<T, 1, MOST_HEADS>(q, keys, values, stride, count, heads, h.head_dim, scale, lanes, chunk_out,
                                    out_stride, chunk_sum, chunks, result, weights, sums, total);

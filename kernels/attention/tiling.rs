@@ -174,7 +174,7 @@ impl Exact {
 
     /// Shared memory of `tiles` tiles of rows and `weights` tiles of weights, all padded.
     fn bytes(&self, head_dim: usize, tiles: usize, weights: usize) -> usize {
-        (tiles * self.rows * (head_dim + 4) + weights * self.rows * (self.rows + 1)) * DType::F32.size()
+        (tiles * self.rows * (head_dim + 4) + weights * self.rows * (self.rows + 8)) * DType::F32.size()
     }
 
     /// Shared memory of a block of the forward pass.

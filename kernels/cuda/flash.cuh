@@ -1,7 +1,7 @@
 // The inner loop of FlashAttention-2's forward pass: a tile of queries goes over a run of keys and values.
 //
-// Compiled with HEAD_WIDTH (values of a head, padded to a multiple of 32), QUERY_TILES (16-row tiles of queries per warp),
-// KEYS (keys per tile) and SLOTS (tiles in the ring).
+// Compiled with HEAD_WIDTH (values of a head, padded to a multiple of 32), QUERY_TILES (16-row tiles of queries per
+// warp), KEYS (keys per tile) and SLOTS (tiles in the ring).
 //
 // A block is 4 warps. A warp holds QUERY_TILES x 16 rows of queries, of scores and of the result, so no row is shared
 // between warps and softmax needs the four lanes of a row alone. Keys and values come through a ring of SLOTS tiles in
