@@ -26,11 +26,16 @@ pub(super) fn write_whole(path: &Path, bytes: &[u8]) -> io::Result<()> {
     fs::rename(&unfinished, path)
 }
 
-/// A hash of texts (FNV-1a, 128 bits). It guards against mistakes, not malice: who can write the cache can replace a
+/// A hash of texts and where each ends. It guards against mistakes, not malice: who can write the cache can replace a
 /// file in it.
 pub(super) fn hash<'a>(texts: impl IntoIterator<Item = &'a str>) -> u128 {
+    digest(texts.into_iter().flat_map(|text| text.bytes().chain([0])))
+}
+
+/// A hash of bytes (FNV-1a, 128 bits).
+pub(super) fn digest(bytes: impl IntoIterator<Item = u8>) -> u128 {
     let mut hash = 0x6c62_272e_07bb_0142_62b8_2175_6295_c58d_u128;
-    for byte in texts.into_iter().flat_map(|text| text.bytes().chain([0])) {
+    for byte in bytes {
         hash = (hash ^ u128::from(byte)).wrapping_mul(0x0000_0000_0100_0000_0000_0000_0000_013b);
     }
     hash

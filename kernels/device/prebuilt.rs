@@ -1,21 +1,23 @@
 //! Programs compiled beforehand and embedded in this binary, so that a machine with only the driver runs them.
 //!
 //! One archive per program (`prebuilt/<program>.bin`, made by `neva kernels compile --prebuilt`) holds its machine code
-//! or PTX for each of [`ARCHITECTURES`], each compressed by itself. An archive also records what each image was made
-//! from; one whose source, headers or options have changed since is never used.
+//! or PTX for each of [`ARCHITECTURES`]. They are packed as one stream, because code for one generation resembles that
+//! for the next: half of what they take packed apart. An archive also records what each image was made from; one whose
+//! source, headers or options have changed since is never used.
 //!
 //! ```text
 //! magic                    8 bytes
 //! images                   u32
-//! then of each image       architecture (16 bytes, NUL-padded), key (u128), length and packed length (u32 each)
-//! then of each image       the image, in zlib's format, whose checksum finds damage
+//! then of each image       architecture (16 bytes, NUL-padded), key (u128), digest (u128), length (u32)
+//! then                     the images one behind the other, in lzip's format
 //! ```
 //!
-//! Numbers are little-endian.
+//! Numbers are little-endian. The digest is the image's own, since not all of the stream need be unpacked for one.
 
+use super::cache::digest;
 use crate::prebuilt::PROGRAMS;
-use miniz_oxide::deflate::compress_to_vec_zlib;
-use miniz_oxide::inflate::decompress_to_vec_zlib_with_limit;
+use lzma_rust2::{LzipOptions, LzipReader, LzipWriter};
+use std::io::{self, Read, Write};
 
 /// What programs are compiled for. Code for 8.0 runs on every 8.x, 12.0's on every 12.x; with an `a` behind it, on that
 /// one alone. The PTX of 8.0 is for what none of these runs on: newer GPUs, whose driver compiles it.
@@ -26,7 +28,7 @@ pub const PTX: &str = "compute_80";
 
 const MAGIC: &[u8; 8] = b"NEVAPRE1";
 const NAME_BYTES: usize = 16;
-const ROW_BYTES: usize = NAME_BYTES + 16 + 4 + 4;
+const ROW_BYTES: usize = NAME_BYTES + 16 + 16 + 4;
 
 /// One image of a program.
 #[derive(Debug, Clone, PartialEq)]
@@ -85,42 +87,72 @@ pub fn all() -> impl Iterator<Item = (&'static str, Result<Vec<Image>, String>)>
 }
 
 fn read(archive: &[u8]) -> Result<Vec<Image>, String> {
+    let rows = rows(archive)?;
+    let mut stream = LzipReader::new(rows.first().map_or(&[][..], |row| row.stream));
     let image = |row: Row| {
-        let bytes = row.unpack()?;
-        Ok(Image { architecture: row.architecture.into(), key: row.key, bytes })
+        Ok(Image { bytes: row.next_of(&mut stream)?, architecture: row.architecture.into(), key: row.key })
     };
-    rows(archive)?.into_iter().map(image).collect()
+    rows.into_iter().map(image).collect()
+}
+
+/// The architectures that this binary holds code of `program` for; none if the archive is damaged.
+pub fn architectures(program: &str) -> Vec<&'static str> {
+    let archive = PROGRAMS.iter().find(|(name, _)| *name == program);
+    let rows = archive.and_then(|(_, archive)| rows(archive).ok()).unwrap_or_default();
+    rows.into_iter().map(|row| row.architecture).collect()
 }
 
 /// The archive of these images.
-pub fn write(images: &[Image]) -> Vec<u8> {
-    let packed: Vec<Vec<u8>> = images.iter().map(|image| compress_to_vec_zlib(&image.bytes, 10)).collect();
+///
+/// Errors: more bytes than the format has room for.
+pub fn write(images: &[Image]) -> io::Result<Vec<u8>> {
     let mut archive = MAGIC.to_vec();
     archive.extend((images.len() as u32).to_le_bytes());
-    for (image, packed) in images.iter().zip(&packed) {
+    for image in images {
         let mut name = [0; NAME_BYTES];
         name[..image.architecture.len()].copy_from_slice(image.architecture.as_bytes());
+        let length = u32::try_from(image.bytes.len()).map_err(io::Error::other)?;
         archive.extend(name);
         archive.extend(image.key.to_le_bytes());
-        archive.extend((image.bytes.len() as u32).to_le_bytes());
-        archive.extend((packed.len() as u32).to_le_bytes());
+        archive.extend(digest(image.bytes.iter().copied()).to_le_bytes());
+        archive.extend(length.to_le_bytes());
     }
-    packed.iter().for_each(|packed| archive.extend(packed));
-    archive
+    let mut options = LzipOptions::with_preset(9);
+    // Who unpacks it allocates a window of this size: no larger than what there is to look back on.
+    let bytes: usize = images.iter().map(|image| image.bytes.len()).sum();
+    options.lzma_options.dict_size = (bytes.next_power_of_two() as u32).max(4096);
+    let mut packer = LzipWriter::new(archive, options);
+    for image in images {
+        packer.write_all(&image.bytes)?;
+    }
+    packer.finish()
 }
 
 /// An image where it lies in an archive.
 struct Row<'a> {
     architecture: &'a str,
     key: u128,
-    bytes: usize,
-    packed: &'a [u8],
+    digest: u128,
+    /// Bytes of the images before it, and its own.
+    from: u64,
+    bytes: u64,
+    stream: &'a [u8],
 }
 
 impl Row<'_> {
     fn unpack(&self) -> Result<Vec<u8>, String> {
-        match decompress_to_vec_zlib_with_limit(self.packed, self.bytes) {
-            Ok(bytes) if bytes.len() == self.bytes => Ok(bytes),
+        let mut stream = LzipReader::new(self.stream);
+        io::copy(&mut (&mut stream).take(self.from), &mut io::sink()).map_err(|_| "damaged")?;
+        self.next_of(&mut stream)
+    }
+
+    /// The image, of a stream that stands before it.
+    fn next_of(&self, stream: &mut impl Read) -> Result<Vec<u8>, String> {
+        let mut image = vec![];
+        match stream.take(self.bytes).read_to_end(&mut image) {
+            Ok(_) if image.len() as u64 == self.bytes && digest(image.iter().copied()) == self.digest => {
+                Ok(image)
+            }
             _ => Err("damaged".into()),
         }
     }
@@ -134,23 +166,24 @@ fn rows(archive: &[u8]) -> Result<Vec<Row<'_>>, String> {
 fn try_rows(archive: &[u8]) -> Option<Vec<Row<'_>>> {
     let (count, rest) = archive.strip_prefix(MAGIC)?.split_first_chunk()?;
     let count = u32::from_le_bytes(*count) as usize;
-    let (table, mut images) = rest.split_at_checked(count.checked_mul(ROW_BYTES)?)?;
-    let mut rows = vec![];
+    let (table, stream) = rest.split_at_checked(count.checked_mul(ROW_BYTES)?)?;
+    let (mut rows, mut from) = (vec![], 0);
     for row in table.chunks_exact(ROW_BYTES) {
         let (name, row) = row.split_at(NAME_BYTES);
         let (key, row) = row.split_first_chunk()?;
-        let (bytes, row) = row.split_first_chunk()?;
-        let packed = u32::from_le_bytes(row.try_into().ok()?) as usize;
-        let (packed, rest) = images.split_at_checked(packed)?;
-        images = rest;
+        let (digest, bytes) = row.split_first_chunk()?;
+        let bytes = u32::from_le_bytes(bytes.try_into().ok()?).into();
         rows.push(Row {
             architecture: std::str::from_utf8(name).ok()?.trim_end_matches('\0'),
             key: u128::from_le_bytes(*key),
-            bytes: u32::from_le_bytes(*bytes) as usize,
-            packed,
+            digest: u128::from_le_bytes(*digest),
+            from,
+            bytes,
+            stream,
         });
+        from += bytes;
     }
-    images.is_empty().then_some(rows)
+    Some(rows)
 }
 
 #[cfg(test)]
@@ -163,13 +196,13 @@ mod tests {
             key,
             bytes: bytes.repeat(50),
         };
-        write(&[image("sm_80", 1, b"eighty"), image("sm_90a", 2, b"ninety")])
+        write(&[image("sm_80", 1, b"eighty"), image("sm_90a", 2, b"ninety")]).expect("written to memory")
     }
 
     #[test]
     fn images_come_back_as_they_were() {
         let images = read(&archive()).expect("an archive");
-        assert_eq!(write(&images), archive());
+        assert_eq!(write(&images).expect("written to memory"), archive());
         assert_eq!((images[1].architecture.as_str(), images[1].key), ("sm_90a", 2));
         assert_eq!(images[1].bytes, b"ninety".repeat(50));
     }
@@ -188,18 +221,24 @@ mod tests {
     #[test]
     fn damage_is_noticed() {
         let whole = archive();
-        for length in 0..whole.len() {
-            assert!(read(&whole[..length]).is_err(), "cut to {length} bytes");
-        }
         let images = read(&whole).expect("an archive");
+        // Another name or key is one that nothing asks for; the bytes of an image are never others.
+        let check = |damaged: &[u8], how: String| {
+            for (got, want) in read(damaged).into_iter().flatten().zip(&images) {
+                assert_eq!(got.bytes, want.bytes, "{how}");
+            }
+        };
         for i in 0..whole.len() {
+            check(&whole[..i], format!("cut to {i} bytes"));
             let mut damaged = whole.clone();
             damaged[i] ^= 0x20;
-            // Another name or key is one that nothing asks for; the bytes of an image are never others.
-            for (got, want) in read(&damaged).into_iter().flatten().zip(&images) {
-                assert_eq!(got.bytes, want.bytes, "byte {i} changed");
-            }
+            check(&damaged, format!("byte {i} changed"));
         }
+        let table = 12 + 2 * ROW_BYTES;
+        assert!((0..table + 12).all(|length| read(&whole[..length]).is_err()), "no stream to speak of");
+        let mut damaged = whole.clone();
+        damaged[table + 12] ^= 1;
+        assert!(read(&damaged).is_err(), "the first packed bytes");
     }
 
     #[test]

@@ -161,7 +161,7 @@ fn write_prebuilt(directory: &Path, built: &[Built]) -> Result<()> {
     let images = images(built);
     for (program, images) in &images {
         let path = directory.join(format!("{program}.bin"));
-        let archive = prebuilt::write(images);
+        let archive = prebuilt::write(images).map_err(Error::io(&path))?;
         bytes += archive.len();
         fs::write(&path, archive).map_err(Error::io(&path))?;
         list += &format!("    (\"{program}\", include_bytes!(\"{program}.bin\")),\n");

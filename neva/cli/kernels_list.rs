@@ -7,7 +7,6 @@ use ::kernels::op::{Cost, Run};
 use ::kernels::{DType, Needs};
 use clap::Args;
 use neva::Result;
-use std::collections::BTreeMap;
 
 use super::kernels::entries;
 use super::kernels_budgets::{Budget, Budgets};
@@ -25,7 +24,6 @@ pub struct ListArguments {
 
 pub fn list(arguments: &ListArguments) -> Result<()> {
     let budgets = Budgets::read()?;
-    let embedded: BTreeMap<_, _> = prebuilt::all().collect();
     for entry in entries(arguments.op.as_deref())? {
         print(&format!("{}: {}\n", entry.name, entry.summary))?;
         if entry.programs.is_empty() {
@@ -33,14 +31,11 @@ pub fn list(arguments: &ListArguments) -> Result<()> {
         }
         for program in entry.programs {
             let name = program.name();
-            let code = match embedded.get(name.as_str()) {
-                Some(Ok(images)) => {
-                    images.iter().map(|i| i.architecture.as_str()).collect::<Vec<_>>().join(" ")
-                }
-                Some(Err(why)) => why.clone(),
-                None => "none, compiled when first used".into(),
+            let code = match prebuilt::architectures(&name).join(" ") {
+                none if none.is_empty() => "none, compiled when first used".into(),
+                code => code,
             };
-            print(&format!("  {} (code in this binary: {code})\n", name))?;
+            print(&format!("  {name} (code in this binary: {code})\n"))?;
             for (kernel, budget) in budgets.program(&name) {
                 print(&format!("    {}\n", resources(kernel, budget)))?;
             }
