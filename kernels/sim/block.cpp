@@ -418,7 +418,7 @@ void* sim_shared(const void* key, size_t bytes, const char* name) {
   if (block.array_count == MAX_SHARED_ARRAYS || block.array_bytes > STATIC_SHARED_BYTES)
     fail("more than 48 KiB or 64 arrays of static shared memory");
   // The driver refuses such a launch; here a kernel's arrays are known when it comes to them.
-  size_t most = block.kernel->dynamic_limit > STATIC_SHARED_BYTES ? DYNAMIC_SHARED_BYTES : STATIC_SHARED_BYTES;
+  size_t most = block.kernel->limit_set ? DYNAMIC_SHARED_BYTES : STATIC_SHARED_BYTES;
   if (block.array_bytes + dynamic_shared_bytes() > most)
     fail("static and dynamic shared memory are " + std::to_string(block.array_bytes + dynamic_shared_bytes()) +
          " bytes, more than the " + std::to_string(most) + " that the function may have");

@@ -23,6 +23,7 @@ struct Kernel {
   const SimParameter* parameters;
   std::string declared;  // their types and names
   size_t dynamic_limit = STATIC_SHARED_BYTES;  // how much dynamic shared memory a launch may ask for
+  bool limit_set = false;  // by the program; until then static arrays take their part of it
 };
 
 // Runs every block to its end. False if one of them deadlocked or diverged, or a check found something; the report is
