@@ -57,3 +57,14 @@ fn kernels_agree_with_the_cpu_under_every_schedule() {
         "schedule=random:8,early",
     ]);
 }
+
+/// The checker looks at every access: races, also those that gave the right result by luck, and accesses outside of
+/// buffers and shared arrays fail the launch.
+#[test]
+fn kernels_have_no_races_and_stay_in_bounds() {
+    check_all(&[
+        "schedule=lowest,check=race+bounds+proxy",
+        "schedule=highest,check=race+bounds+proxy",
+        "schedule=random:9,check=race+bounds+proxy",
+    ]);
+}
