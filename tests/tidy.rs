@@ -27,7 +27,7 @@ const SMALL_OPS: [&str; 1] = ["kv_cache"];
 const LIBRARY_OPS: [&str; 1] = ["gemm"];
 
 /// The folders of `kernels/` that hold no op.
-const NOT_OPS: [&str; 5] = ["check", "cuda", "device", "sim", "tests"];
+const NOT_OPS: [&str; 6] = ["check", "cuda", "device", "prebuilt", "sim", "tests"];
 
 /// Ops that share the folder of another.
 const GUESTS: [(&str, &str); 1] = [("cached_attention", "attention")];

@@ -263,10 +263,11 @@ ptxas info    : Used 28 registers
 
     #[test]
     fn an_entry_without_a_bound_or_a_line_is_an_error() {
-        let error = measure(&PTX_TEXT.replace(".maxntid 64", ".reqntid 64"), LOG).unwrap_err();
-        assert!(error.starts_with("a_fwd_f32 has no launch bound"), "{error}");
-        let error = measure(PTX_TEXT, &LOG.replace("'a_", "'c_")).unwrap_err();
-        assert!(error.starts_with("ptxas says nothing of a_fwd_f32"), "{error}");
+        let error = |ptx: &str, log: &str| measure(ptx, log).expect_err("something is missing");
+        let no_bound = error(&PTX_TEXT.replace(".maxntid 64", ".reqntid 64"), LOG);
+        assert!(no_bound.starts_with("a_fwd_f32 has no launch bound"), "{no_bound}");
+        let no_line = error(PTX_TEXT, &LOG.replace("'a_", "'c_"));
+        assert!(no_line.starts_with("ptxas says nothing of a_fwd_f32"), "{no_line}");
         assert!(measure("", LOG).is_err());
     }
 

@@ -82,11 +82,14 @@ impl Clock {
     }
 }
 
+/// An op that ran and, on a GPU, between which events: its time is known once both have come.
+type Recorded = (Event, Option<Span>);
+
 #[derive(Default)]
 pub(crate) struct Meter {
     bytes: Mutex<Bytes>,
     /// Ops that ran, each with the work on a GPU that its time is to be read from.
-    trace: Mutex<Option<Vec<(Event, Option<Span>)>>>,
+    trace: Mutex<Option<Vec<Recorded>>>,
     scope: Mutex<Vec<Arc<str>>>,
     no_grad: AtomicUsize,
 }
@@ -140,7 +143,7 @@ impl Meter {
 
     pub(crate) fn take_trace(&self) -> Result<Vec<Event>> {
         let recorded = lock(&self.trace).take().unwrap_or_default();
-        let timed = |(event, span): (Event, Option<Span>)| match span {
+        let timed = |(event, span): Recorded| match span {
             Some(span) => Ok(Event { time: span.time()?, ..event }),
             None => Ok(event),
         };

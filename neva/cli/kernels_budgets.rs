@@ -146,6 +146,9 @@ impl Budget {
     }
 }
 
+/// The kernels of a program, each with what it needs on each architecture.
+type Entries<'a> = BTreeMap<&'a str, Vec<(&'a str, &'a Measured)>>;
+
 /// The file whose budgets are what `built` needs: all programs for all architectures, disassembled.
 pub fn write(built: &[Built]) -> String {
     let mut text = format!(
@@ -154,7 +157,7 @@ pub fn write(built: &[Built]) -> String {
          # written by `neva kernels compile --budgets kernels/budgets.yaml`.\n",
         PINNED.0, PINNED.1
     );
-    let mut programs: BTreeMap<&str, BTreeMap<&str, Vec<(&str, &Measured)>>> = BTreeMap::new();
+    let mut programs: BTreeMap<&str, Entries> = BTreeMap::new();
     for b in built {
         for measured in &b.entries {
             let entries = programs.entry(&b.program).or_default();
