@@ -23,6 +23,7 @@ use std::env;
 use std::ffi::CString;
 use std::fs;
 use std::path::{Path, PathBuf};
+use std::sync::Mutex;
 
 /// The source of kernels that are compiled together.
 pub struct Source {
@@ -149,7 +150,7 @@ impl Program {
     /// Errors: there is no code that the device takes; the source does not compile.
     pub(super) fn load(source: &Source, capability: u32) -> Result<Self> {
         let (name, texts) = (source.name(), Texts::of(source)?);
-        let mut search = Search { name: &name, tried: vec![] };
+        let mut search = Search { name: &name, capability, tried: vec![] };
         let module = match search.prebuilt(&texts, &prebuilt::machine_code_for(capability))? {
             Some(module) => module,
             None => match search.compiler(&texts, &architecture(capability)) {
@@ -159,7 +160,7 @@ impl Program {
                     Some(module) => module,
                     None => {
                         compiled?;
-                        return Err(search.failed(capability));
+                        return Err(search.failed());
                     }
                 },
             },
@@ -218,22 +219,41 @@ fn architecture(capability: u32) -> String {
     format!("sm_{capability}{}", if capability >= 90 { "a" } else { "" })
 }
 
+/// What the driver made of an image.
+enum Loaded {
+    Module(sys::CUmodule),
+    /// It runs no code of this kind.
+    WrongKind,
+    /// It does not run this image.
+    Unfit,
+}
+
 /// Where code for one program was looked for, and what came of it.
 struct Search<'a> {
     name: &'a str,
+    capability: u32,
     tried: Vec<String>,
 }
 
 impl Search<'_> {
     /// What this binary holds for the first of `architectures` that it has and the driver takes.
     fn prebuilt(&mut self, texts: &Texts, architectures: &[String]) -> Result<Option<sys::CUmodule>> {
+        /// Devices (by compute capability) and architectures whose code the driver has no use for whatever it is: the
+        /// GPU simulator runs this machine's instructions. Unpacking the rest would be for nothing.
+        static REFUSED: Mutex<Vec<(u32, String)>> = Mutex::new(vec![]);
+        let refused = || REFUSED.lock().unwrap_or_else(|e| e.into_inner());
         for architecture in architectures {
+            let kind = (self.capability, architecture.clone());
+            if refused().contains(&kind) {
+                self.tried.push(format!("prebuilt for {architecture}: refused before"));
+                continue;
+            }
             match prebuilt::find(self.name, architecture, texts.key("", architecture)) {
-                Ok(image) => {
-                    if let Some(module) = self.load(&format!("prebuilt for {architecture}"), &image)? {
-                        return Ok(Some(module));
-                    }
-                }
+                Ok(image) => match self.load(&format!("prebuilt for {architecture}"), &image)? {
+                    Loaded::Module(module) => return Ok(Some(module)),
+                    Loaded::WrongKind => refused().push(kind),
+                    Loaded::Unfit => {}
+                },
                 Err(why) => self.tried.push(format!("prebuilt for {architecture}: {why}")),
             }
         }
@@ -262,39 +282,36 @@ impl Search<'_> {
         if let Some(path) = &path {
             let _ = cache::write_whole(path, &cubin); // a cache that cannot be written is no error
         }
-        self.load(&format!("compiled for {architecture}"), &cubin)
-    }
-
-    /// Loads `image`; None if the driver cannot run what it holds.
-    ///
-    /// Errors: the device failed.
-    fn load(&mut self, what: &str, image: &[u8]) -> Result<Option<sys::CUmodule>> {
-        use sys::CUresult::*;
-        match load_module(image) {
-            Ok(module) => Ok(Some(module)),
-            Err(e) => {
-                let unfit = matches!(
-                    e.0,
-                    CUDA_ERROR_NO_BINARY_FOR_GPU
-                        | CUDA_ERROR_INVALID_IMAGE
-                        | CUDA_ERROR_INVALID_SOURCE
-                        | CUDA_ERROR_INVALID_PTX
-                        | CUDA_ERROR_UNSUPPORTED_PTX_VERSION
-                        | CUDA_ERROR_JIT_COMPILER_NOT_FOUND
-                        | CUDA_ERROR_JIT_COMPILATION_DISABLED
-                );
-                let error = driver_error(format!("load {}, {what}", self.name), e);
-                if !unfit {
-                    return Err(error);
-                }
-                self.tried.push(error.to_string());
-                Ok(None)
-            }
+        match self.load(&format!("compiled for {architecture}"), &cubin)? {
+            Loaded::Module(module) => Ok(Some(module)),
+            Loaded::WrongKind | Loaded::Unfit => Ok(None),
         }
     }
 
-    fn failed(self, capability: u32) -> Error {
-        let (major, minor) = (capability / 10, capability % 10);
+    /// Loads `image`.
+    ///
+    /// Errors: the device failed.
+    fn load(&mut self, what: &str, image: &[u8]) -> Result<Loaded> {
+        use sys::CUresult::*;
+        let error = match load_module(image) {
+            Ok(module) => return Ok(Loaded::Module(module)),
+            Err(error) => error,
+        };
+        let refusal = match error.0 {
+            CUDA_ERROR_NO_BINARY_FOR_GPU | CUDA_ERROR_JIT_COMPILER_NOT_FOUND => Loaded::WrongKind,
+            CUDA_ERROR_INVALID_IMAGE
+            | CUDA_ERROR_INVALID_SOURCE
+            | CUDA_ERROR_INVALID_PTX
+            | CUDA_ERROR_UNSUPPORTED_PTX_VERSION
+            | CUDA_ERROR_JIT_COMPILATION_DISABLED => Loaded::Unfit,
+            _ => return Err(driver_error(format!("load {}, {what}", self.name), error)),
+        };
+        self.tried.push(driver_error(what, error).to_string());
+        Ok(refusal)
+    }
+
+    fn failed(self) -> Error {
+        let (major, minor) = (self.capability / 10, self.capability % 10);
         Error::NoCode {
             kernel: self.name.to_string(),
             device: format!("compute capability {major}.{minor}"),
