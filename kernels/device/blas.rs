@@ -189,15 +189,25 @@ impl Blas {
         call.takes(&kept.algorithm).then_some(kept)
     }
 
-    /// Keeps the algorithm of a product, for later processes too.
-    fn keep(&mut self, key: Key, kept: Kept) {
+    /// Keeps the algorithm of a product, for other processes too, and returns the one to use: if another process has
+    /// kept one meanwhile, that. So processes that measure at the same time end with the same bits.
+    fn keep(&mut self, gpu: &Gpu, key: Key, kept: Kept) -> sys::cublasLtMatmulAlgo_t {
+        let mut kept = kept;
         if let (Some(path), line) = self.file(&key) {
             let [m, n, k] = kept.sizes;
             let words: String = kept.algorithm.data.iter().map(|word| format!("{word:016x}\n")).collect();
             let text = format!("{line}\n{m} {n} {k} {}\n{words}", kept.batch);
-            let _ = cache::write_whole(&path, text.as_bytes()); // no error: see cache.rs
+            // Not being able to write is no error: see cache.rs.
+            if matches!(cache::write_new(&path, text.as_bytes()), Ok(false)) {
+                match self.read(gpu, &key) {
+                    Some(theirs) => kept = theirs,
+                    None => drop(cache::write_whole(&path, text.as_bytes())), // damaged
+                }
+            }
         }
+        let algorithm = kept.algorithm;
         self.kept.insert(key, kept);
+        algorithm
     }
 }
 
@@ -226,21 +236,23 @@ impl Gpu {
         let call = Call::new(self, product, [a, b, bias, d], alignments, blas)
             .map_err(|e| blas_error(op, e, product))?;
         let mut key = Key { product: product.rounded(), alignments, alone: false };
-        while let Some(algorithm) = blas.find(self, &key) {
+        loop {
+            let algorithm = match blas.find(self, &key) {
+                Some(algorithm) => algorithm,
+                None => {
+                    let algorithm = call.choose(self).map_err(|e| match e {
+                        Failure::Blas(e) => blas_error(op, e, product),
+                        Failure::Device(e) => e,
+                    })?;
+                    blas.keep(self, key, Kept { algorithm, sizes: product.sizes, batch: product.batch })
+                }
+            };
             match call.run(self, &algorithm, d) {
                 Ok(()) => return self.launched(op),
                 Err(e) if !refused(e) || key.alone => return Err(blas_error(op, e, product)),
                 Err(_) => key = Key { product: *product, alignments, alone: true },
             }
         }
-        let algorithm = call.choose(self).map_err(|e| match e {
-            Failure::Blas(e) => blas_error(op, e, product),
-            Failure::Device(e) => e,
-        })?;
-        call.run(self, &algorithm, d).map_err(|e| blas_error(op, e, product))?;
-        let kept = Kept { algorithm, sizes: product.sizes, batch: product.batch };
-        blas.keep(key, kept);
-        self.launched(op)
     }
 }
 

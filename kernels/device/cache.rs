@@ -26,6 +26,21 @@ pub(super) fn write_whole(path: &Path, bytes: &[u8]) -> io::Result<()> {
     fs::rename(&unfinished, path)
 }
 
+/// As [`write_whole`], but leaves a file that is there as it is, and returns whether this one is new.
+pub(super) fn write_new(path: &Path, bytes: &[u8]) -> io::Result<bool> {
+    fs::create_dir_all(path.parent().unwrap_or(Path::new(".")))?;
+    let unfinished = path.with_extension(format!("{}.part", process::id()));
+    fs::write(&unfinished, bytes)?;
+    // Unlike renaming, linking never replaces.
+    let linked = fs::hard_link(&unfinished, path);
+    fs::remove_file(&unfinished)?;
+    match linked {
+        Ok(()) => Ok(true),
+        Err(e) if e.kind() == io::ErrorKind::AlreadyExists => Ok(false),
+        Err(e) => Err(e),
+    }
+}
+
 /// A hash of texts and where each ends. It guards against mistakes, not malice: who can write the cache can replace a
 /// file in it.
 pub(super) fn hash<'a>(texts: impl IntoIterator<Item = &'a str>) -> u128 {

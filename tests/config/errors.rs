@@ -222,7 +222,7 @@ fn features_that_are_missing_are_refused_by_name() {
             "trainer: {precision: 16}",
             "trainer.precision: 16 is not supported: there is no loss scaling in this version; expected 32 or bf16",
         ),
-        ("trainer: {accelerator: tpu}", "trainer.accelerator: expected auto or cpu or gpu, got tpu"),
+        ("trainer: {accelerator: tpu}", "trainer.accelerator: expected auto or cpu or gpu, got \"tpu\""),
         ("trainer: {devices: 8}", "trainer.devices: 8 is not supported: training uses one device"),
         (
             "exp_manager: {ema: {enable: True}}",
