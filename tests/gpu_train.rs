@@ -6,8 +6,10 @@ mod tiny;
 
 use neva::config::Config;
 use neva::train;
-use simulated::simulated;
+use simulated::{simulated, text};
+use std::env;
 use std::path::Path;
+use std::process::Command;
 use tiny::{STEPS, assert_same, data, scratch, yaml};
 
 fn config(dir: &Path, run: &str, overrides: &[&str]) -> Config {
@@ -42,6 +44,31 @@ fn a_run_that_is_resumed_on_a_gpu_ends_with_the_same_bytes() {
             let rest = train::run(&on("half", "trainer.accelerator=cpu"), &|_| false).unwrap();
             near(rest.val_loss.unwrap(), cpu.val_loss.unwrap(), by);
         }
+    });
+}
+
+/// What the binary answers about a picture, on this device.
+fn answer(dir: &Path, model: &Path, device: &str) -> String {
+    let image = dir.join("3.png");
+    let output = Command::new(env!("CARGO_BIN_EXE_neva"))
+        .args(["generate", "--device", device, "--dtype", "f32", "--max-new-tokens", "24", "--raw"])
+        .args(["--prompt", "<image>\nWhich colour?", "--image", image.to_str().unwrap()])
+        .args(["--model", model.to_str().unwrap()])
+        .output()
+        .unwrap();
+    assert!(output.status.success(), "{}", text(&output));
+    String::from_utf8(output.stdout).unwrap()
+}
+
+#[test]
+fn answers_in_f32_on_a_gpu_are_those_of_the_cpu() {
+    simulated(&[&[], &[("NEVA_SIM", "schedule=random:5,early")]], || {
+        let dir = scratch(&format!("gpu-answers-{}", env::var("NEVA_SIM").map_or(0, |s| s.len())));
+        data(&dir);
+        let trained = train::run(&config(&dir, "run", &["trainer.accelerator=cpu"]), &|_| false).unwrap();
+        let host = answer(&dir, &trained.checkpoint, "cpu");
+        assert!(!host.trim().is_empty());
+        assert_eq!(answer(&dir, &trained.checkpoint, "cuda"), host);
     });
 }
 
