@@ -1,9 +1,12 @@
-//! `kernel-sim COMMAND [ARGUMENT...]` runs a command on the simulated GPU; see the library.
+//! `kernel-sim COMMAND [ARGUMENT...]` runs a command on the simulated GPU; see the library. `neva` is the one that was
+//! built beside this program.
 //!
 //! `NEVA_SIM` chooses what is simulated: `settings.h` lists it. `NEVA_SIM_FAULT` lets something fail: see `faults.h`.
 
 use kernel_sim::{Simulator, default_cache};
 use std::env;
+use std::ffi::OsStr;
+use std::path::{Path, PathBuf};
 use std::process::{Command, ExitCode};
 
 fn main() -> ExitCode {
@@ -19,7 +22,11 @@ fn main() -> ExitCode {
             return ExitCode::FAILURE;
         }
     };
-    match Command::new(&program).args(arguments).envs(simulator.environment()).status() {
+    match Command::new(neighbour(&program).unwrap_or_else(|| program.clone().into()))
+        .args(arguments)
+        .envs(simulator.environment())
+        .status()
+    {
         // A command that a signal ended has no code.
         Ok(status) => ExitCode::from(status.code().map_or(1, |code| code as u8)),
         Err(e) => {
@@ -27,4 +34,10 @@ fn main() -> ExitCode {
             ExitCode::FAILURE
         }
     }
+}
+
+/// The file of this name that lies beside this program, if the name is no path.
+fn neighbour(program: &OsStr) -> Option<PathBuf> {
+    let file = env::current_exe().ok()?.parent()?.join(program);
+    (Path::new(program).components().count() == 1 && file.is_file()).then_some(file)
 }
