@@ -17,10 +17,13 @@ use crate::{DType, Result, Spec, run};
 use cudarc::nvtx;
 use std::time::Duration;
 
+/// Runs before the first one that is timed.
+const UNTIMED: usize = 2;
+
 /// How much is done.
 #[derive(Debug, Clone, Copy)]
 pub struct Effort {
-    /// Timed runs of each case, after two that are not.
+    /// Timed runs of each case.
     pub runs: usize,
     /// Bytes overwritten between runs.
     pub flush_bytes: usize,
@@ -152,17 +155,10 @@ fn forward(
     effort: Effort,
 ) -> Result<Timing> {
     let bench = Bench::new(case, device, dtype, values)?;
-    let mut flush = Flush::new(device, effort)?;
-    let mut times = vec![];
-    for i in 0..effort.runs + 2 {
-        let ins = bench.fresh()?;
-        flush.run()?;
-        device.start_trace();
-        run::forward(&*case.op, ins, bench.needs)?;
-        times.extend(own_time(device, case)?.filter(|_| i >= 2));
-    }
-    times.sort();
-    Ok(Timing { pass: "forward", cost: case.op.cost(&bench.specs, Run::Forward), times })
+    let cost = case.op.cost(&bench.specs, Run::Forward);
+    let pass = |ins| run::forward(&*case.op, ins, bench.needs).map(drop);
+    let times = bench.times(effort, || bench.fresh(), pass)?;
+    Ok(Timing { pass: "forward", cost, times })
 }
 
 fn backward(
@@ -173,17 +169,9 @@ fn backward(
     effort: Effort,
 ) -> Result<Timing> {
     let bench = Bench::new(case, device, dtype, values)?;
-    let mut flush = Flush::new(device, effort)?;
-    let mut times = vec![];
-    for i in 0..effort.runs + 2 {
-        let ready = bench.ready()?;
-        flush.run()?;
-        device.start_trace();
-        bench.backward(ready)?;
-        times.extend(own_time(device, case)?.filter(|_| i >= 2));
-    }
-    times.sort();
-    Ok(Timing { pass: "backward", cost: case.op.cost(&bench.specs, Run::Backward(bench.needs)), times })
+    let cost = case.op.cost(&bench.specs, Run::Backward(bench.needs));
+    let times = bench.times(effort, || bench.ready(), |ready| bench.backward(ready))?;
+    Ok(Timing { pass: "backward", cost, times })
 }
 
 /// The time of the case's op in the trace that ends here.
@@ -209,6 +197,26 @@ impl<'a> Bench<'a> {
         let needs = Needs((0..case.ins.len()).filter(differentiable).map(|i| 1 << i).sum());
         let buffers = case.buffers(device, dtype, values)?;
         Ok(Bench { case, device, specs: case.specs(dtype), buffers, needs })
+    }
+
+    /// The times, ascending, of `pass` on what `prepare` makes anew for each run.
+    fn times<R>(
+        &self,
+        effort: Effort,
+        prepare: impl Fn() -> Result<R>,
+        pass: impl Fn(R) -> Result<()>,
+    ) -> Result<Vec<Duration>> {
+        let mut flush = Flush::new(self.device, effort)?;
+        let mut times = vec![];
+        for i in 0..UNTIMED + effort.runs {
+            let ready = prepare()?;
+            flush.run()?;
+            self.device.start_trace();
+            pass(ready)?;
+            times.extend(own_time(self.device, self.case)?.filter(|_| i >= UNTIMED));
+        }
+        times.sort();
+        Ok(times)
     }
 
     /// Inputs with bytes of their own, as the last holder has them in a model: ops may work in place.
