@@ -177,8 +177,8 @@ mod tests {
     #[test]
     fn an_interpreter_stands_for_its_environment_and_the_installation_behind_it() {
         let path = |text: &str| Some(PathBuf::from(text));
-        let roots = python_roots(path("/venv"), path("/nowhere/bin/python3"), path("/home/me"));
-        assert_eq!(roots, ["/venv", "/nowhere", "/home/me/.local"].map(PathBuf::from));
+        let roots = python_roots(path("/venv"), path("/nowhere/bin/python3"), path("/people/me"));
+        assert_eq!(roots, ["/venv", "/nowhere", "/people/me/.local"].map(PathBuf::from));
         assert!(python_roots(None, None, None).is_empty());
     }
 }
