@@ -127,24 +127,29 @@ pub fn time(
     Ok(all)
 }
 
-/// Runs one pass of a case exactly once, within an NVTX range of the op's name where the library for that is there:
-/// what a profiler is pointed at.
+/// Runs one pass of a case exactly once: what a profiler is pointed at. It is all that happens between the driver's
+/// calls that start and stop profilers, and lies within an NVTX range of the op's name where the library for that is
+/// there.
 pub fn once(case: &Case, backward: bool, device: &Device, dtype: DType) -> Result<()> {
     let bench = Bench::new(case, device, dtype, &case.values(1))?;
-    let range = || libraries::nvtx().then(|| nvtx::scoped_range(case.op.name()));
     if backward {
         let ready = bench.ready()?;
-        device.wait()?;
-        let _range = range();
-        bench.backward(ready)?;
-        device.wait()
+        profiled(case.op.name(), device, || bench.backward(ready))
     } else {
         let ins = bench.fresh()?;
-        device.wait()?;
-        let _range = range();
-        run::forward(&*case.op, ins, bench.needs)?;
-        device.wait()
+        profiled(case.op.name(), device, || run::forward(&*case.op, ins, bench.needs).map(drop))
     }
+}
+
+fn profiled(op: &'static str, device: &Device, pass: impl FnOnce() -> Result<()>) -> Result<()> {
+    device.wait()?;
+    let _profiler = match device.kind() {
+        Kind::Gpu(gpu) => Some(gpu.profile(op)?),
+        _ => None,
+    };
+    let _range = libraries::nvtx().then(|| nvtx::scoped_range(op));
+    pass()?;
+    device.wait()
 }
 
 fn forward(

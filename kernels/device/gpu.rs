@@ -16,7 +16,7 @@ use super::tensor_map::TensorMap;
 use super::{libraries, memory};
 use crate::{Buffer, Error, Result};
 use cudarc::driver::result::{self, DriverError};
-use cudarc::driver::sys;
+use cudarc::driver::{Profiler, sys};
 use std::collections::HashMap;
 use std::ffi::c_void;
 use std::fmt;
@@ -200,6 +200,13 @@ impl Gpu {
     /// After each piece of work: waits for it if `NEVA_SYNC=1`.
     pub(super) fn launched(&self, op: &str) -> Result<()> {
         if self.sync { self.synchronize(op) } else { Ok(()) }
+    }
+
+    /// Lets a profiler that was told to wait for it (`ncu --profile-from-start off`) look at what follows, until the
+    /// result is dropped.
+    pub(crate) fn profile(&self, op: &'static str) -> Result<Profiler> {
+        self.bind(op)?;
+        Profiler::new().map_err(|e| driver_error(format!("{op}: start the profiler"), e))
     }
 
     /// Runs `entry` of `source` for the op `op`, compiling the source if this device has not used it yet.

@@ -328,7 +328,7 @@ bool run_grid(const Kernel& kernel, SimIndex grid, SimIndex dims, size_t dynamic
     counters::grid_begins(settings, uint64_t{grid.x} * grid.y * grid.z);
   }
   watch.check = settings.races || settings.bounds;
-  watch.count = settings.count;
+  watch.count = counters::on;
   for (unsigned b : block_order(grid.x * grid.y * grid.z))
     if (!run_block(unflatten(b, grid), grid, dims, dynamic_shared)) break;
     else if (counters::on) counters::block_ends();

@@ -18,6 +18,7 @@
 namespace sim::counters {
 
 bool on;
+bool in_range;
 
 namespace {
 
@@ -32,12 +33,12 @@ struct Request {
 };
 
 struct Totals {
-  uint64_t requests = 0;
+  uint64_t requests = 0, bytes = 0;
   uint64_t cost = 0, least = 0;  // sectors, or passes
   uint64_t ways = 0;
 
   void add(const Totals& other) {
-    requests += other.requests, cost += other.cost, least += other.least;
+    requests += other.requests, bytes += other.bytes, cost += other.cost, least += other.least;
     ways = std::max(ways, other.ways);
   }
 };
@@ -143,31 +144,34 @@ void count_shared(Site& site, const Request& request) {
   }
 }
 
-void count_global(Site& site, const Request& request) {
+// Sectors that a request touches, whose lanes ask for what begins at `starts`, ascending.
+uint64_t sectors_of(const uint64_t* starts, uint64_t count, size_t width) {
+  uint64_t sectors = 0, next = 0;
+  for (uint64_t i = 0; i < count; i++) {
+    uint64_t first = std::max(starts[i] / SECTOR, next), behind = (starts[i] + width - 1) / SECTOR + 1;
+    if (behind > first) sectors += behind - first, next = behind;
+  }
+  return sectors;
+}
+
+void count(Site& site, const Request& request) {
   uint64_t starts[LANES], count = 0;
   for (int l = 0; l < LANES; l++)
     if (request.lanes >> l & 1) starts[count++] = request.addresses[l];
   std::sort(starts, starts + count);
-  // Bytes and sectors that lanes share count once.
-  uint64_t bytes = 0, sectors = 0, end = 0, next_sector = 0;
+  uint64_t bytes = 0, end = 0;
   for (uint64_t i = 0; i < count; i++) {
-    uint64_t last = starts[i] + site.width;
-    bytes += last - std::max(std::min(end, last), starts[i]);
-    end = std::max(end, last);
-    uint64_t first_sector = std::max(starts[i] / SECTOR, next_sector);
-    uint64_t behind = (last - 1) / SECTOR + 1;
-    if (behind > first_sector) sectors += behind - first_sector, next_sector = behind;
+    uint64_t behind = starts[i] + site.width;
+    bytes += behind - std::max(std::min(end, behind), starts[i]);
+    end = std::max(end, behind);
   }
-  site.totals.cost += sectors;
+  site.totals.requests++;
+  site.totals.bytes += bytes;
+  if (site.space == Space::Shared) return count_shared(site, request);
+  site.totals.cost += sectors_of(starts, count, site.width);
   site.totals.least += (bytes + SECTOR - 1) / SECTOR;
   Buffer& buffer = std::prev(state.buffers.upper_bound(starts[0]))->second;
   (site.write ? buffer.written : buffer.read).asked += bytes;
-}
-
-void count(Site& site, const Request& request) {
-  site.totals.requests++;
-  if (site.space == Space::Shared) count_shared(site, request);
-  else count_global(site, request);
 }
 
 void add(Site& site, uint64_t address) {
@@ -209,8 +213,9 @@ void print() {
               (unsigned long long)t.written, (unsigned long long)t.written_least);
     for (auto& [line, t] : kernel.accesses) {
       auto& [place, space, access, width] = line;
-      fprintf(stderr, "%s place=%s space=%s access=%s width=%zu requests=%llu", start.c_str(), place.c_str(),
-              space.c_str(), access.c_str(), width, (unsigned long long)t.requests);
+      fprintf(stderr, "%s place=%s space=%s access=%s width=%zu requests=%llu bytes=%llu", start.c_str(),
+              place.c_str(), space.c_str(), access.c_str(), width, (unsigned long long)t.requests,
+              (unsigned long long)t.bytes);
       if (space == "shared")
         fprintf(stderr, " passes=%llu passes_least=%llu ways=%llu\n", (unsigned long long)t.cost,
                 (unsigned long long)t.least, (unsigned long long)t.ways);
@@ -242,7 +247,7 @@ void find_places() {
 }  // namespace
 
 void grid_begins(const Settings& settings, uint64_t blocks) {
-  on = settings.count;
+  on = settings.count && (in_range || !settings.range);
   if (!on) return;
   static bool registered = atexit(print) == 0;
   if (!registered) fail("the counters cannot be printed at the end");

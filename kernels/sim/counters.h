@@ -3,8 +3,8 @@
 //
 //   count kernel=K launches=N blocks=N
 //   count kernel=K buffer=B read=R read_least=R0 written=W written_least=W0
-//   count kernel=K place=P space=global access=read width=16 requests=N sectors=N sectors_least=N
-//   count kernel=K place=P space=shared access=write width=4 requests=N passes=N passes_least=N ways=N
+//   count kernel=K place=P space=global access=read width=16 requests=N bytes=B sectors=N sectors_least=N
+//   count kernel=K place=P space=shared access=write width=4 requests=N bytes=B passes=N passes_least=N ways=N
 //   count kernel=K place=P instruction=mma threads=N
 //
 // - K: the kernel's name. P: a line of the source; behind < where it was inlined.
@@ -12,6 +12,7 @@
 // - buffer: B names the arguments that point into it (? if none does). R: bytes that requests ask for; a byte that
 //   several lanes of one ask for counts once. R0: bytes that are asked for at all, in each launch: R = R0 where each
 //   byte is read once. W and W0 likewise.
+// - bytes: that the requests ask for; a byte that several lanes of one ask for counts once.
 // - sectors: of 32 bytes, that the requests touch; least: as many as the bytes they ask for fill.
 // - passes: how often the banks of shared memory (32, of 4 bytes) are gone through. A request of 4 or fewer bytes per
 //   lane needs one, one of 8 bytes two (a half warp each), one of 16 bytes four (eight lanes each, as ldmatrix's rows);
@@ -28,8 +29,11 @@
 
 namespace sim::counters {
 
-// Whether anything is counted: the functions below need not be called if not.
+// Whether the launch that runs is counted: the functions below need not be called if not.
 extern bool on;
+
+// Whether the program is between cuProfilerStart and cuProfilerStop.
+extern bool in_range;
 
 void grid_begins(const Settings& settings, uint64_t blocks);
 void grid_ends();

@@ -46,10 +46,11 @@ std::string parse(const char* text, Settings& settings) {
       settings.memory_bytes = bytes;
     } else if (key == "check") {
       if (!checks(value, settings)) return "check=" + value + ": expected race, bounds, race+bounds or race+bounds+proxy";
-    } else if (pair == "count=1") {
+    } else if (pair == "count=1" || pair == "count=range") {
       settings.count = true;
+      settings.range = pair == "count=range";
     } else {
-      return pair + ": expected schedule=…, late, early, memory=…, check=… or count=1";
+      return pair + ": expected schedule=…, late, early, memory=…, check=…, count=1 or count=range";
     }
   }
   return "";

@@ -7,7 +7,8 @@
 //   check=race+bounds+proxy                     any of the three: finds accesses that nothing orders, accesses
 //                                               beyond what they belong to, and writes that the async proxy may not
 //                                               see (proxy, with race); see checker.h
-//   count=1                                     counts what a profiler would show; see counters.h
+//   count=1 | count=range                       counts what a profiler would show, of all launches or of those between
+//                                               cuProfilerStart and cuProfilerStop; see counters.h
 //
 // check and count see every access of a kernel, so kernels are compiled in another way for them: instrumented.
 #pragma once
@@ -25,7 +26,7 @@ struct Settings {
   bool early = false;
   size_t memory_bytes = size_t{8} << 30;
   bool races = false, bounds = false, proxy = false;
-  bool count = false;
+  bool count = false, range = false;  // range: count only between cuProfilerStart and cuProfilerStop
 
   bool instrumented() const { return races || bounds || count; }
 };

@@ -9,7 +9,7 @@ typedef Vector<u32, 2> Two;
 // ---- sectors of global memory ----
 
 KERNEL(1024, neighbours, u32* out, const u32* in) {
-  u32 value = in[threadIdx.x];  // space=global access=read width=4 requests=1 sectors=4 sectors_least=4
+  u32 value = in[threadIdx.x];  // space=global access=read width=4 requests=1 bytes=128 sectors=4 sectors_least=4
   out[threadIdx.x] = value;  // space=global access=write width=4 requests=1 sectors=4 sectors_least=4
 }
 KERNEL(1024, one_off, u32* out, const u32* in) {
@@ -17,26 +17,26 @@ KERNEL(1024, one_off, u32* out, const u32* in) {
   out[threadIdx.x] = value;
 }
 KERNEL(1024, far_apart, u32* out, const u32* in) {
-  u32 value = in[32 * threadIdx.x];  // space=global access=read width=4 requests=1 sectors=32 sectors_least=4
+  u32 value = in[32 * threadIdx.x];  // space=global access=read width=4 requests=1 bytes=128 sectors=32 sectors_least=4
   out[threadIdx.x] = value;
 }
 KERNEL(1024, all_the_same, u32* out, const u32* in) {
-  u32 value = in[7];  // space=global access=read width=4 requests=1 sectors=1 sectors_least=1
+  u32 value = in[7];  // space=global access=read width=4 requests=1 bytes=4 sectors=1 sectors_least=1
   out[threadIdx.x] = value;
 }
 KERNEL(1024, halves, u32* out, const u32* in) {
-  u16 value = ((const u16*)in)[threadIdx.x];  // space=global access=read width=2 requests=1 sectors=2 sectors_least=2
+  u16 value = ((const u16*)in)[threadIdx.x];  // space=global access=read width=2 requests=1 bytes=64 sectors=2 sectors_least=2
   out[threadIdx.x] = value;
 }
 KERNEL(1024, wide, u32* out, const u32* in) {
-  Four value = ((const Four*)in)[threadIdx.x];  // space=global access=read width=16 requests=1 sectors=16 sectors_least=16
+  Four value = ((const Four*)in)[threadIdx.x];  // space=global access=read width=16 requests=1 bytes=512 sectors=16 sectors_least=16
   ((Four*)out)[threadIdx.x] = value;  // space=global access=write width=16 requests=1 sectors=16 sectors_least=16
 }
 // Eight rounds, in the last of which only half a warp takes part.
 KERNEL(1024, rounds, u32* out, const u32* in) {
   u32 sum = 0;
   for (u32 i = threadIdx.x; i < 240; i += 32)
-    sum += in[i];  // space=global access=read width=4 requests=8 sectors=30 sectors_least=30
+    sum += in[i];  // space=global access=read width=4 requests=8 bytes=960 sectors=30 sectors_least=30
   out[threadIdx.x] = sum;
 }
 // Each lane by itself, so lanes meet at different times; and two blocks of two warps.
@@ -59,15 +59,15 @@ KERNEL(1024, banks_in_a_row, u32* out, const u32* in) {
 }
 KERNEL(1024, one_bank, u32* out, const u32* in) {
   SMEM_ARRAY(u32, tile, 1024);
-  tile[32 * threadIdx.x] = in[threadIdx.x];  // space=shared access=write width=4 requests=1 passes=32 passes_least=1 ways=32
+  tile[32 * threadIdx.x] = in[threadIdx.x];  // space=shared access=write width=4 requests=1 bytes=128 passes=32 passes_least=1 ways=32
   __syncwarp();
-  out[threadIdx.x] = tile[0];  // space=shared access=read width=4 requests=1 passes=1 passes_least=1 ways=1
+  out[threadIdx.x] = tile[0];  // space=shared access=read width=4 requests=1 bytes=4 passes=1 passes_least=1 ways=1
 }
 KERNEL(1024, padded, u32* out, const u32* in) {
   SMEM_ARRAY(u32, tile, 32 * 33);
   tile[33 * threadIdx.x] = in[threadIdx.x];  // space=shared access=write width=4 requests=1 passes=1 passes_least=1 ways=1
   __syncwarp();
-  out[threadIdx.x] = tile[33 * (threadIdx.x / 2)];  // space=shared access=read width=4 requests=1 passes=1 passes_least=1 ways=1
+  out[threadIdx.x] = tile[33 * (threadIdx.x / 2)];  // space=shared access=read width=4 requests=1 bytes=64 passes=1 passes_least=1 ways=1
 }
 KERNEL(1024, two_ways, u32* out, const u32* in) {
   SMEM_ARRAY(u32, tile, 1024);
@@ -92,7 +92,7 @@ KERNEL(1024, pairs, u32* out, const u32* in) {
   SMEM_ARRAY(Two, tile, 64);
   tile[threadIdx.x] = ((const Two*)in)[threadIdx.x];  // space=shared access=write width=8 requests=1 passes=2 passes_least=2 ways=1
   __syncwarp();
-  Two apart = tile[2 * threadIdx.x];  // space=shared access=read width=8 requests=1 passes=4 passes_least=2 ways=2
+  Two apart = tile[2 * threadIdx.x];  // space=shared access=read width=8 requests=1 bytes=256 passes=4 passes_least=2 ways=2
   ((Two*)out)[threadIdx.x] = apart;
 }
 
@@ -109,7 +109,7 @@ KERNEL(1024, matrices, u32* out, const u32* in) {
   SMEM_ARRAY(unsigned char, tile, 32 * 128);
   u32 r[4];
   load_matrices<false>(out, in, r, tile);
-  ldmatrix_x4(r, tile + threadIdx.x * 128);  // space=shared access=read width=16 requests=1 passes=32 passes_least=4 ways=8
+  ldmatrix_x4(r, tile + threadIdx.x * 128);  // space=shared access=read width=16 requests=1 bytes=512 passes=32 passes_least=4 ways=8
   out[threadIdx.x] = r[0] + r[3];
 }
 KERNEL(1024, swizzled_matrices, u32* out, const u32* in) {

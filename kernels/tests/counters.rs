@@ -5,6 +5,7 @@
 #[path = "../../tests/simulated/mod.rs"]
 mod simulated;
 
+use cudarc::driver::Profiler;
 use kernels::device::Kind;
 use kernels::device::gpu::{Grid, KernelArg};
 use kernels::device::program::Source;
@@ -14,6 +15,9 @@ use std::env;
 use std::sync::LazyLock;
 
 const COUNTED: &str = include_str!("counted.cu");
+
+/// The kernel that is launched between the driver's calls that start and stop profilers.
+const PROFILED: &str = "far_apart";
 
 /// Every kernel of `counted.cu`.
 fn names() -> Vec<&'static str> {
@@ -34,6 +38,7 @@ fn table(settings: &str) -> Option<Vec<Vec<String>>> {
         for name in names() {
             let grid = if name == "many_warps" { Grid::linear(2, 64) } else { Grid::linear(1, 32) };
             let args = [KernelArg::write(&mut out), KernelArg::read(&input)];
+            let _profiler = (name == PROFILED).then(|| Profiler::new().unwrap());
             // SAFETY: each kernel takes the addresses of 4096 values.
             unsafe { gpu.launch("counted", &source, name, grid, &args) }.unwrap();
         }
@@ -101,6 +106,15 @@ fn bytes_read_again_are_told_from_bytes_read_once() {
     buffer("rounds", &["buffer=in", "read=960", "read_least=960"]);
     buffer("many_warps", &["buffer=in", "read=2048", "read_least=2048"]);
     buffer("many_warps", &["launches=1", "blocks=2"]);
+}
+
+#[test]
+fn a_range_is_what_lies_between_start_and_stop_of_the_profiler() {
+    let Some(all) = counts() else { return };
+    let kernel = format!("kernel={PROFILED}");
+    let expected: Vec<_> = all.iter().filter(|line| line.contains(&kernel)).cloned().collect();
+    assert!(expected.len() > 1 && expected.len() < all.len());
+    assert_eq!(table("count=range").unwrap(), expected);
 }
 
 #[test]
