@@ -95,7 +95,8 @@ fn svg(points: &[(f64, f64)]) -> String {
     )
 }
 
-fn escape(text: &str) -> String {
+/// Text as HTML: nothing in it is markup, in an element or between double quotes.
+pub fn escape(text: &str) -> String {
     text.replace('&', "&amp;").replace('<', "&lt;").replace('>', "&gt;").replace('"', "&quot;")
 }
 

@@ -9,7 +9,7 @@
 //!
 //! with the op's own count of operations and compulsory bytes, and both rates measured in the same process.
 
-use super::{Case, Of, Random};
+use super::{Case, Random};
 use crate::device::{Buffer, Device, Kind, Role, libraries};
 use crate::gemm::{self, Gemm};
 use crate::op::{Cost, Forward, Made, Needs, Op, Run, Shapes, Want, take};
@@ -198,10 +198,8 @@ type Ready = (Vec<Buffer>, Vec<Option<Buffer>>);
 
 impl<'a> Bench<'a> {
     fn new(case: &'a Case, device: &'a Device, dtype: DType, values: &[Vec<f64>]) -> Result<Self> {
-        let differentiable = |i: &usize| case.ins[*i].of != Of::U32 && case.op.differentiable(*i);
-        let needs = Needs((0..case.ins.len()).filter(differentiable).map(|i| 1 << i).sum());
         let buffers = case.buffers(device, dtype, values)?;
-        Ok(Bench { case, device, specs: case.specs(dtype), buffers, needs })
+        Ok(Bench { case, device, specs: case.specs(dtype), buffers, needs: case.needs() })
     }
 
     /// The times, ascending, of `pass` on what `prepare` makes anew for each run.

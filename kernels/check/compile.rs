@@ -77,6 +77,16 @@ pub fn disassembler() -> Option<PathBuf> {
     libraries::tool("nvdisasm")
 }
 
+/// The files that a program is compiled from, its source first and then the headers: their names below this package's
+/// directory, and their texts.
+///
+/// Errors: a file that `NEVA_KERNEL_DIR` has cannot be read.
+pub fn files(source: &Source) -> Result<Vec<(String, String)>> {
+    let texts = Texts::of(source)?;
+    let headers = texts.headers.into_iter().map(|(name, text)| (format!("cuda/{name}"), text));
+    Ok([(source.file.to_string(), texts.source)].into_iter().chain(headers).collect())
+}
+
 /// Compiles a program for one of [`crate::device::prebuilt::ARCHITECTURES`].
 ///
 /// Errors: the compiler refuses, or is not NVIDIA's; `nvdisasm` fails.

@@ -13,7 +13,7 @@ pub mod parity;
 
 use crate::device::program::Source;
 use crate::device::{Buffer, Device, Role};
-use crate::op::Op;
+use crate::op::{Needs, Op};
 use crate::{DType, Result, Spec};
 
 /// One op in the catalogue.
@@ -144,6 +144,12 @@ impl Case {
                 }
             })
             .collect()
+    }
+
+    /// Every input that can have a gradient.
+    pub fn needs(&self) -> Needs {
+        let differentiable = |i: &usize| self.ins[*i].of != Of::U32 && self.op.differentiable(*i);
+        Needs((0..self.ins.len()).filter(differentiable).map(|i| 1 << i).sum())
     }
 
     /// The specs of a run in `dtype`.

@@ -53,8 +53,8 @@ impl Source {
 /// What the compiler is given: a source and the headers it includes, directly or through others.
 pub(crate) struct Texts {
     pub(super) file: String,
-    pub(super) source: String,
-    pub(super) headers: Vec<(&'static str, String)>,
+    pub(crate) source: String,
+    pub(crate) headers: Vec<(&'static str, String)>,
     defines: &'static [(&'static str, &'static str)],
 }
 

@@ -1,4 +1,4 @@
-//! `neva kernels list | check | bench | profile | compile`
+//! `neva kernels list | check | bench | profile | inspect | compile`
 
 use ::kernels::check::Entry;
 use ::kernels::check::conformance::{self, Verdict};
@@ -20,6 +20,7 @@ pub enum Command {
     Check(CheckArguments),
     Bench(super::kernels_bench::BenchArguments),
     Profile(super::kernels_bench::ProfileArguments),
+    Inspect(super::kernels_inspect::InspectArguments),
     Compile(super::kernels_compile::CompileArguments),
 }
 
@@ -42,6 +43,7 @@ pub fn run(command: &Command) -> Result<()> {
         Command::Check(arguments) => run_check(arguments),
         Command::Bench(arguments) => super::kernels_bench::bench(arguments),
         Command::Profile(arguments) => super::kernels_bench::profile(arguments),
+        Command::Inspect(arguments) => super::kernels_inspect::inspect(arguments),
         Command::Compile(arguments) => super::kernels_compile::compile(arguments),
     }
 }

@@ -45,7 +45,7 @@ pub struct ProfileArguments {
     /// cuda, cuda:N, cpu or auto
     #[arg(long, default_value = "cuda")]
     device: String,
-    /// The case: the only one whose name holds this
+    /// The case whose name this is, or the only one whose name holds it
     #[arg(long, value_name = "TEXT")]
     case: String,
     /// Which pass
@@ -57,7 +57,7 @@ pub struct ProfileArguments {
 }
 
 #[derive(Clone, Copy, PartialEq, ValueEnum)]
-enum PassName {
+pub enum PassName {
     Forward,
     Backward,
 }
@@ -141,19 +141,26 @@ fn report(entry: &Entry, case: &Case, dtype: DType, timing: &Timing, ceilings: &
 pub fn profile(arguments: &ProfileArguments) -> Result<()> {
     let device: Device = neva::device::open(&arguments.device)?;
     let entry = entries(Some(&arguments.op))?[0];
-    let cases = (entry.cases)();
-    let found: Vec<&Case> = cases.iter().filter(|case| case.name.contains(&arguments.case)).collect();
-    let &[case] = &found[..] else {
-        let names: Vec<&str> = cases.iter().map(|case| case.name.as_str()).collect();
-        return Err(Error::Usage(format!(
-            "--case {}: expected a part of exactly one name of: {}",
-            arguments.case,
-            names.join("; ")
-        )));
-    };
+    let case = one_case((entry.cases)(), &arguments.case)?;
     let backward = arguments.pass == PassName::Backward;
     if backward && !entry.passes.contains("backward") {
         return Err(Error::Usage(format!("--pass backward: {} has none", entry.name)));
     }
-    Ok(once(case, backward, &device, arguments.dtype.into())?)
+    Ok(once(&case, backward, &device, arguments.dtype.into())?)
+}
+
+/// The case whose name is `text`, else the only one whose name holds it.
+pub fn one_case(mut cases: Vec<Case>, text: &str) -> Result<Case> {
+    let exact = cases.iter().position(|case| case.name == text);
+    let mut holding = (0..cases.len()).filter(|&i| cases[i].name.contains(text));
+    match (exact, holding.next(), holding.next()) {
+        (Some(i), ..) | (None, Some(i), None) => Ok(cases.swap_remove(i)),
+        _ => {
+            let names: Vec<&str> = cases.iter().map(|case| case.name.as_str()).collect();
+            let names = names.join("; ");
+            Err(Error::Usage(format!(
+                "--case {text}: expected a name, or a part of exactly one, of: {names}"
+            )))
+        }
+    }
 }

@@ -1,10 +1,10 @@
 //! `neva kernels list [OP]`: what there is for a GPU, without one.
 
+use ::kernels::DType;
 use ::kernels::check::compile::occupancy;
-use ::kernels::check::{Case, CaseKind, Entry, Of};
+use ::kernels::check::{Case, CaseKind, Entry};
 use ::kernels::device::prebuilt;
 use ::kernels::op::{Cost, Run};
-use ::kernels::{DType, Needs};
 use clap::Args;
 use neva::Result;
 
@@ -69,9 +69,7 @@ fn work(entry: &Entry, case: &Case) -> String {
     let cost = |cost: Cost| format!("{} MFLOP, {} kB", round(cost.flops, 1e6), round(cost.bytes, 1e3));
     let mut text = format!("{} in bf16: forward {}", case.name, cost(case.op.cost(&specs, Run::Forward)));
     if entry.passes.contains("backward") {
-        let differentiable = |i: &usize| case.ins[*i].of != Of::U32 && case.op.differentiable(*i);
-        let needs = Needs((0..specs.len()).filter(differentiable).map(|i| 1 << i).sum());
-        text += &format!("; backward {}", cost(case.op.cost(&specs, Run::Backward(needs))));
+        text += &format!("; backward {}", cost(case.op.cost(&specs, Run::Backward(case.needs()))));
     }
     text
 }

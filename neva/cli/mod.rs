@@ -11,6 +11,7 @@ mod kernels;
 mod kernels_bench;
 mod kernels_budgets;
 mod kernels_compile;
+mod kernels_inspect;
 mod kernels_list;
 mod quickstart;
 mod tokenize;
