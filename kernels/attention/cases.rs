@@ -37,7 +37,7 @@ impl Op for SmallTiles {
 }
 
 /// Attention over sequences of these lengths, with its inputs.
-fn attention(
+pub(crate) fn of_lengths(
     [heads, kv_heads, head_dim]: [usize; 3],
     causal: bool,
     lens: &[usize],
@@ -68,19 +68,19 @@ pub const ENTRY: Entry = Entry {
     programs: &super::gpu::PROGRAMS,
     cases: || {
         let check = |name: &str, heads: [usize; 3], causal: bool, lens: &[usize]| {
-            let (op, ins) = attention(heads, causal, lens);
+            let (op, ins) = of_lengths(heads, causal, lens);
             Case::check(name, op, ins)
         };
         let small = |name: &str, heads: [usize; 3], causal: bool, lens: &[usize]| {
-            let (op, ins) = attention(heads, causal, lens);
+            let (op, ins) = of_lengths(heads, causal, lens);
             Case::check(name, SmallTiles(op), ins)
         };
         let parity = |name: &str, heads: [usize; 3], causal: bool, lens: &[usize]| {
-            let (op, ins) = attention(heads, causal, lens);
+            let (op, ins) = of_lengths(heads, causal, lens);
             Case::parity(name, op, ins)
         };
         let bench = |name: &str, heads: [usize; 3], causal: bool, lens: &[usize]| {
-            let (op, ins) = attention(heads, causal, lens);
+            let (op, ins) = of_lengths(heads, causal, lens);
             Case::bench(name, op, ins)
         };
         vec![

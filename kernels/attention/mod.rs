@@ -43,6 +43,7 @@ mod tiling;
 
 pub use cached::{CACHED_ENTRY, CachedAttention};
 pub use cases::ENTRY;
+pub(crate) use cases::of_lengths;
 
 use crate::device::Kind;
 use crate::op::{Backward, Cost, Forward, Made, Needs, Op, Run, Shapes, Slot, check, float, take};

@@ -9,16 +9,22 @@
 //!
 //! with the op's own count of operations and compulsory bytes, and both rates measured in the same process.
 
-use super::{Case, Random};
+use super::large::{self, Scale};
+use super::{Case, CaseKind, Entry, Fill, Input, Random};
 use crate::device::{Buffer, Device, Kind, Role, libraries};
+use crate::dtype::{Element, Real};
 use crate::gemm::{self, Gemm};
 use crate::op::{Cost, Forward, Made, Needs, Op, Run, Shapes, Want, take};
-use crate::{DType, Result, Spec, run};
+use crate::{DType, Result, Spec, real, run};
 use cudarc::nvtx;
 use std::time::Duration;
 
 /// Runs before the first one that is timed.
 const UNTIMED: usize = 2;
+
+/// Values that are drawn for an input; a longer one repeats them. Billions would take minutes, and no op could tell.
+/// Odd, so that no two rows of a usual width are alike.
+const DRAWN: usize = (1 << 20) - 3;
 
 /// How much is done.
 #[derive(Debug, Clone, Copy)]
@@ -31,6 +37,17 @@ pub struct Effort {
     pub copy_bytes: usize,
     /// Rows, columns and depth of the product that is a ceiling.
     pub gemm_size: usize,
+}
+
+/// What is timed of an op here: on a GPU its sizes in NeVA-7B ([`large`]), else those that a CPU runs in a moment. For
+/// a smoke test all of these paths, small.
+pub fn cases(entry: &Entry, device: &Device, smoke: bool) -> Vec<Case> {
+    let of_kind = |kind| (entry.cases)().into_iter().filter(move |case| case.kind == kind);
+    match device.kind() {
+        _ if smoke => of_kind(CaseKind::Parity).chain(large::cases(entry.name, Scale::Smoke)).collect(),
+        Kind::Gpu(_) => large::cases(entry.name, Scale::Full),
+        _ => of_kind(CaseKind::Bench).collect(),
+    }
 }
 
 impl Effort {
@@ -47,10 +64,12 @@ impl Effort {
 }
 
 /// Rates of the device at its best, measured.
-#[derive(Debug, Clone, Copy)]
+#[derive(Debug, Clone)]
 pub struct Ceilings {
     /// Bytes read and written per second by a large copy.
     pub bytes: f64,
+    /// Bytes that a copy reads and writes, and the rate of that, ascending: smaller ones are slower.
+    pub copies: Vec<(usize, f64)>,
     /// Operations per second of a large product in f32.
     pub f32_flops: f64,
     /// The same in bf16.
@@ -60,19 +79,22 @@ pub struct Ceilings {
 impl Ceilings {
     /// Measures them.
     pub fn measure(device: &Device, effort: Effort) -> Result<Self> {
-        let n = effort.copy_bytes / 4;
-        let copy = Case::bench("ceiling", Copy, [super::Input::normal([n])]);
-        let zeros = vec![vec![0.0; n]];
-        let timing = forward(&copy, device, DType::F32, &zeros, effort)?;
-        let bytes = 2.0 * effort.copy_bytes as f64 / timing.best();
+        let copy = |bytes: usize| {
+            let copy = Case::bench("ceiling", Copy, [Input::normal([bytes / 4])]);
+            let timing = forward(&copy, device, DType::F32, effort)?;
+            Ok::<_, crate::Error>((2 * bytes, 2.0 * bytes as f64 / timing.best()))
+        };
+        let copies =
+            (0..=6).rev().map(|halved| copy(effort.copy_bytes >> halved)).collect::<Result<Vec<_>>>()?;
+        let bytes = copies.last().expect("one copy is the largest").1;
         let flops = |dtype| {
             let size = [effort.gemm_size; 2];
-            let ins = [super::Input::normal(size), super::Input::normal(size)];
+            let ins = [Input::normal(size), Input::normal(size)];
             let product = Case::bench("ceiling", Gemm::new(gemm::Kind::NT), ins);
-            let timing = forward(&product, device, dtype, &product.values(1), effort)?;
+            let timing = forward(&product, device, dtype, effort)?;
             Ok::<_, crate::Error>(timing.cost.flops as f64 / timing.best())
         };
-        Ok(Ceilings { bytes, f32_flops: flops(DType::F32)?, bf16_flops: flops(DType::Bf16)? })
+        Ok(Ceilings { bytes, copies, f32_flops: flops(DType::F32)?, bf16_flops: flops(DType::Bf16)? })
     }
 
     /// The least time for this work, in seconds.
@@ -111,28 +133,33 @@ impl Timing {
     }
 }
 
-/// Times a case forward, and backward if it has a gradient.
-pub fn time(
-    case: &Case,
-    has_backward: bool,
-    device: &Device,
-    dtype: DType,
-    effort: Effort,
-) -> Result<Vec<Timing>> {
-    let values = case.values(1);
-    let mut all = vec![forward(case, device, dtype, &values, effort)?];
-    if has_backward {
-        all.push(backward(case, device, dtype, &values, effort)?);
+/// Times one pass of a case.
+pub fn time(case: &Case, backward: bool, device: &Device, dtype: DType, effort: Effort) -> Result<Timing> {
+    if !backward {
+        return forward(case, device, dtype, effort);
     }
-    Ok(all)
+    let mut bench = Bench::new(case, device, dtype)?;
+    bench.draw_gradients()?;
+    let cost = case.op.cost(&bench.specs, Run::Backward(bench.needs));
+    let times = bench.times(effort, || bench.ready(), |ready| bench.backward(ready))?;
+    Ok(Timing { pass: "backward", cost, times })
+}
+
+fn forward(case: &Case, device: &Device, dtype: DType, effort: Effort) -> Result<Timing> {
+    let bench = Bench::new(case, device, dtype)?;
+    let cost = case.op.cost(&bench.specs, Run::Forward);
+    let pass = |ins| run::forward(&*case.op, ins, bench.needs).map(drop);
+    let times = bench.times(effort, || bench.fresh(), pass)?;
+    Ok(Timing { pass: "forward", cost, times })
 }
 
 /// Runs one pass of a case exactly once: what a profiler is pointed at. It is all that happens between the driver's
 /// calls that start and stop profilers, and lies within an NVTX range of the op's name where the library for that is
 /// there.
 pub fn once(case: &Case, backward: bool, device: &Device, dtype: DType) -> Result<()> {
-    let bench = Bench::new(case, device, dtype, &case.values(1))?;
+    let mut bench = Bench::new(case, device, dtype)?;
     if backward {
+        bench.draw_gradients()?;
         let ready = bench.ready()?;
         profiled(case.op.name(), device, || bench.backward(ready))
     } else {
@@ -152,33 +179,6 @@ fn profiled(op: &'static str, device: &Device, pass: impl FnOnce() -> Result<()>
     device.wait()
 }
 
-fn forward(
-    case: &Case,
-    device: &Device,
-    dtype: DType,
-    values: &[Vec<f64>],
-    effort: Effort,
-) -> Result<Timing> {
-    let bench = Bench::new(case, device, dtype, values)?;
-    let cost = case.op.cost(&bench.specs, Run::Forward);
-    let pass = |ins| run::forward(&*case.op, ins, bench.needs).map(drop);
-    let times = bench.times(effort, || bench.fresh(), pass)?;
-    Ok(Timing { pass: "forward", cost, times })
-}
-
-fn backward(
-    case: &Case,
-    device: &Device,
-    dtype: DType,
-    values: &[Vec<f64>],
-    effort: Effort,
-) -> Result<Timing> {
-    let bench = Bench::new(case, device, dtype, values)?;
-    let cost = case.op.cost(&bench.specs, Run::Backward(bench.needs));
-    let times = bench.times(effort, || bench.ready(), |ready| bench.backward(ready))?;
-    Ok(Timing { pass: "backward", cost, times })
-}
-
 /// The time of the case's op in the trace that ends here.
 fn own_time(device: &Device, case: &Case) -> Result<Option<Duration>> {
     Ok(device.take_trace()?.iter().find(|event| event.op == case.op.name()).map(|event| event.time))
@@ -191,15 +191,29 @@ struct Bench<'a> {
     specs: Vec<Spec>,
     buffers: Vec<Buffer>,
     needs: Needs,
+    /// The gradients of the outputs, where backward is run.
+    gradients: Vec<Buffer>,
 }
 
 /// What backward takes: the kept buffers and the gradients of the outputs.
 type Ready = (Vec<Buffer>, Vec<Option<Buffer>>);
 
 impl<'a> Bench<'a> {
-    fn new(case: &'a Case, device: &'a Device, dtype: DType, values: &[Vec<f64>]) -> Result<Self> {
-        let buffers = case.buffers(device, dtype, values)?;
-        Ok(Bench { case, device, specs: case.specs(dtype), buffers, needs: case.needs() })
+    fn new(case: &'a Case, device: &'a Device, dtype: DType) -> Result<Self> {
+        let needs = case.needs();
+        let (specs, mut random) = (case.specs(dtype), Random::new(1));
+        let draw = |(input, spec): (&Input, &Spec)| drawn(&input.fill, *spec, device, &mut random);
+        let buffers = case.ins.iter().zip(&specs).map(draw).collect::<Result<_>>()?;
+        Ok(Bench { case, device, specs, buffers, needs, gradients: vec![] })
+    }
+
+    /// Before [`Bench::ready`]; they stay the same from run to run.
+    fn draw_gradients(&mut self) -> Result<()> {
+        let mut random = Random::new(2);
+        let outs = self.case.op.infer(&self.specs)?.outs;
+        let draw = |out: Spec| drawn(&Fill::Normal(1.0), out, self.device, &mut random);
+        self.gradients = outs.into_iter().map(draw).collect::<Result<_>>()?;
+        Ok(())
     }
 
     /// The times, ascending, of `pass` on what `prepare` makes anew for each run.
@@ -229,12 +243,8 @@ impl<'a> Bench<'a> {
 
     fn ready(&self) -> Result<Ready> {
         let ran = run::forward(&*self.case.op, self.fresh()?, self.needs)?;
-        let mut random = Random::new(2);
-        let mut gradient = |out: &Buffer| {
-            let values: Vec<f64> = (0..out.spec().elements()).map(|_| random.normal()).collect();
-            Buffer::from_f64(self.device, out.spec(), &values, Role::Activation).map(Some)
-        };
-        let douts = ran.outs.iter().map(&mut gradient).collect::<Result<_>>()?;
+        let douts =
+            self.gradients.iter().map(|d| d.copy(Role::Activation).map(Some)).collect::<Result<_>>()?;
         Ok((ran.saved, douts))
     }
 
@@ -247,6 +257,28 @@ impl<'a> Bench<'a> {
         run::backward(&*self.case.op, &"".into(), &self.specs, saved, douts, wants)?;
         Ok(())
     }
+}
+
+/// A buffer of random contents, the first [`DRAWN`] of them again and again; listed values as they are.
+fn drawn(fill: &Fill, spec: Spec, device: &Device, random: &mut Random) -> Result<Buffer> {
+    let n = spec.elements();
+    let values = match fill {
+        Fill::Values(_) => fill.values(n, random),
+        _ => fill.values(n.min(DRAWN), random),
+    };
+    if spec.dtype == DType::U32 {
+        return repeated(device, spec, values.iter().map(|v| *v as u32).collect());
+    }
+    real!(spec.dtype, T => repeated::<T>(device, spec, values.iter().map(|v| T::from_f64(*v)).collect()))
+}
+
+fn repeated<T: Element>(device: &Device, spec: Spec, block: Vec<T>) -> Result<Buffer> {
+    let n = spec.elements();
+    let mut all = Vec::with_capacity(n);
+    while all.len() < n {
+        all.extend_from_slice(&block[..block.len().min(n - all.len())]);
+    }
+    Buffer::from_slice(device, spec.dims(), &all, Role::Weight)
 }
 
 /// Overwrites what caches hold.

@@ -9,6 +9,7 @@ pub mod conformance;
 pub mod device;
 mod gpu;
 pub mod gradient;
+pub mod large;
 pub mod parity;
 
 use crate::device::program::Source;

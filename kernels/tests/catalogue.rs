@@ -2,6 +2,7 @@
 //! inputs that do not fit are an error, not a panic.
 #![allow(clippy::unwrap_used)]
 
+use kernels::check::large::{self, Scale};
 use kernels::check::{Case, CaseKind, Of};
 use kernels::op::Want;
 use kernels::{Buffer, CATALOGUE, DType, Device, Needs, Op, Role, Spec, run};
@@ -43,6 +44,27 @@ fn the_plan_counts_the_bytes_of_the_cpu() {
                 let cpu = bytes(case, &Device::cpu(), dtype);
                 assert_eq!(plan, cpu, "{}/{} in {dtype}", entry.name, case.name);
             }
+        }
+    }
+}
+
+#[test]
+fn every_op_has_sizes_that_fill_a_gpu() {
+    for entry in CATALOGUE {
+        let [full, small] = [Scale::Full, Scale::Smoke].map(|scale| large::cases(entry.name, scale));
+        let names = |cases: &[Case]| cases.iter().map(|case| case.name.clone()).collect::<Vec<_>>();
+        assert!(!full.is_empty(), "{} has none", entry.name);
+        assert_eq!(names(&full), names(&small), "{}", entry.name);
+        let own = (entry.cases)();
+        let mut all: Vec<&str> = full.iter().chain(&own).map(|case| case.name.as_str()).collect();
+        all.sort();
+        let repeated = all.windows(2).find(|pair| pair[0] == pair[1]);
+        assert_eq!(repeated, None, "{}: a profiler is pointed at one case by its name", entry.name);
+        let elements = |case: &Case| case.specs(DType::Bf16).iter().map(Spec::elements).sum::<usize>();
+        for (case, small) in full.iter().zip(&small) {
+            case.op.infer(&case.specs(DType::Bf16)).unwrap();
+            assert!(elements(case) >= 1 << 20, "{}/{} is no large case", entry.name, case.name);
+            assert!(elements(small) <= 1 << 20, "{}/{} is no small case", entry.name, case.name);
         }
     }
 }

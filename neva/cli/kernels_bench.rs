@@ -1,7 +1,9 @@
 //! `neva kernels bench [OP]` and `neva kernels profile OP`
 
-use ::kernels::check::bench::{Ceilings, Effort, Timing, once, time};
-use ::kernels::check::{Case, CaseKind, Entry};
+use ::kernels::check::bench::{Ceilings, Effort, Timing, cases, once, time};
+use ::kernels::check::large::{self, Scale};
+use ::kernels::check::{Case, Entry};
+use ::kernels::device::Kind;
 use ::kernels::{DType, Device};
 use clap::{Args, ValueEnum};
 use neva::{Error, Result};
@@ -23,7 +25,10 @@ pub struct BenchArguments {
     /// Only cases whose name holds this
     #[arg(long, value_name = "TEXT")]
     case: Option<String>,
-    /// Only this arithmetic
+    /// Only this pass
+    #[arg(long)]
+    pass: Option<PassName>,
+    /// Only this arithmetic; without it both, and on a GPU bf16
     #[arg(long)]
     dtype: Option<Dtype>,
     /// Write the results to this file too
@@ -32,7 +37,7 @@ pub struct BenchArguments {
     /// Timed runs of each
     #[arg(long, value_parser = super::positive)]
     runs: Option<usize>,
-    /// Run each small case of the checks once instead, to see that everything runs; the times mean nothing
+    /// Run all of it once at small sizes instead, to see that everything runs; the times mean nothing
     #[arg(long)]
     smoke: bool,
 }
@@ -81,27 +86,37 @@ pub fn bench(arguments: &BenchArguments) -> Result<()> {
         "% floor",
     ))?;
     let mut rows = vec![];
+    let large = !arguments.smoke && matches!(device.kind(), Kind::Gpu(_));
+    let dtypes = match arguments.dtype {
+        Some(only) => vec![DType::from(only)],
+        None if large => vec![DType::Bf16],
+        None => vec![DType::F32, DType::Bf16],
+    };
+    let passes = |entry: &Entry| {
+        let backward = entry.passes.contains("backward").then_some(PassName::Backward);
+        [Some(PassName::Forward), backward].into_iter().flatten()
+    };
+    let named = |case: &Case| arguments.case.as_deref().is_none_or(|text| case.name.contains(text));
     for entry in ops {
-        let kind = if arguments.smoke { CaseKind::Parity } else { CaseKind::Bench };
-        let named = |case: &Case| arguments.case.as_deref().is_none_or(|text| case.name.contains(text));
-        for case in (entry.cases)().iter().filter(|case| case.kind == kind && named(case)) {
-            for dtype in [DType::F32, DType::Bf16] {
-                if arguments.dtype.is_some_and(|only| DType::from(only) != dtype) {
-                    continue;
-                }
-                for timing in time(case, entry.passes.contains("backward"), &device, dtype, effort)? {
+        for case in cases(entry, &device, arguments.smoke).iter().filter(|case| named(case)) {
+            for &dtype in &dtypes {
+                for pass in passes(entry).filter(|pass| arguments.pass.is_none_or(|only| only == *pass)) {
+                    let timing = time(case, pass == PassName::Backward, &device, dtype, effort)?;
                     rows.push(report(entry, case, dtype, &timing, &ceilings)?);
                 }
             }
         }
     }
     if rows.is_empty() {
-        return Err(Error::Usage("no case has such a name".into()));
+        return Err(Error::Usage("no case has such a name and pass".into()));
     }
     let Some(file) = &arguments.json else { return Ok(()) };
     let whole = json!({
         "device": device.describe(),
+        "smoke": arguments.smoke,
+        "runs": effort.runs,
         "copy_bytes_per_s": ceilings.bytes,
+        "copies": ceilings.copies,
         "f32_flops_per_s": ceilings.f32_flops,
         "bf16_flops_per_s": ceilings.bf16_flops,
         "rows": rows,
@@ -126,6 +141,7 @@ fn report(entry: &Entry, case: &Case, dtype: DType, timing: &Timing, ceilings: &
         "op": entry.name,
         "parameters": format!("{:?}", case.op),
         "inputs": case.ins.iter().map(|input| &input.dims).collect::<Vec<_>>(),
+        "types": case.specs(dtype).iter().map(|spec| spec.dtype.to_string()).collect::<Vec<_>>(),
         "case": case.name,
         "dtype": dtype.to_string(),
         "pass": timing.pass,
@@ -141,7 +157,11 @@ fn report(entry: &Entry, case: &Case, dtype: DType, timing: &Timing, ceilings: &
 pub fn profile(arguments: &ProfileArguments) -> Result<()> {
     let device: Device = neva::device::open(&arguments.device)?;
     let entry = entries(Some(&arguments.op))?[0];
-    let case = one_case((entry.cases)(), &arguments.case)?;
+    let mut cases = (entry.cases)();
+    if matches!(device.kind(), Kind::Gpu(_)) {
+        cases.extend(large::cases(entry.name, Scale::Full));
+    }
+    let case = one_case(cases, &arguments.case)?;
     let backward = arguments.pass == PassName::Backward;
     if backward && !entry.passes.contains("backward") {
         return Err(Error::Usage(format!("--pass backward: {} has none", entry.name)));
