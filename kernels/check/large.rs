@@ -168,14 +168,17 @@ fn add_rms_norm(scale: Scale) -> Vec<Case> {
 }
 
 fn layer_norm(scale: Scale) -> Vec<Case> {
-    let case = |rows: usize, width: usize, one_plus: bool| {
+    let case = |name: &str, rows: usize, width: usize, one_plus: bool| {
         let columns = scale.width(width);
         let ins =
             [Input::normal([scale.rows(rows), columns]), Input::normal([columns]), Input::normal([columns])];
-        let name = format!("{}{rows}x{width}", if one_plus { "one plus " } else { "" });
-        Case::bench(name, LayerNorm { eps: 1e-5, one_plus }, ins)
+        Case::bench(format!("{name}{rows}x{width}"), LayerNorm { eps: 1e-5, one_plus }, ins)
     };
-    vec![case(PATCHES, VISION, false), case(TOKENS, HIDDEN[0], false), case(TOKENS, HIDDEN[0], true)]
+    vec![
+        case("vision tower ", PATCHES, VISION, false),
+        case("", TOKENS, HIDDEN[0], false),
+        case("one plus ", TOKENS, HIDDEN[0], true),
+    ]
 }
 
 fn gated(ffn: usize, scale: Scale) -> Case {

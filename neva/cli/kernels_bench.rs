@@ -53,6 +53,9 @@ pub struct ProfileArguments {
     /// The case whose name this is, or the only one whose name holds it
     #[arg(long, value_name = "TEXT")]
     case: String,
+    /// The small case of that name instead, to see that it runs
+    #[arg(long)]
+    smoke: bool,
     /// Which pass
     #[arg(long, default_value = "forward")]
     pass: PassName,
@@ -159,7 +162,8 @@ pub fn profile(arguments: &ProfileArguments) -> Result<()> {
     let entry = entries(Some(&arguments.op))?[0];
     let mut cases = (entry.cases)();
     if matches!(device.kind(), Kind::Gpu(_)) {
-        cases.extend(large::cases(entry.name, Scale::Full));
+        let scale = if arguments.smoke { Scale::Smoke } else { Scale::Full };
+        cases.extend(large::cases(entry.name, scale));
     }
     let case = one_case(cases, &arguments.case)?;
     let backward = arguments.pass == PassName::Backward;
