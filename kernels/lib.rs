@@ -7,6 +7,8 @@ pub mod activation;
 pub mod adamw;
 pub mod add;
 pub mod add_rms_norm;
+#[cfg(target_arch = "x86_64")]
+pub mod amx;
 pub mod attention;
 pub mod cast;
 pub mod check;

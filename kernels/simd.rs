@@ -1,41 +1,70 @@
 //! Which instructions the CPU kernels may use, decided once per process.
 //!
-//! Generic row code is written without intrinsics and compiled twice: for the baseline of the target and for
-//! AVX-512. [`vectorize`] picks at run time. `NEVA_CPU=portable` forces the baseline.
+//! Generic row code is written without intrinsics and compiled three times: for the baseline of the target, for AVX2 and
+//! for AVX-512. [`vectorize`] picks at run time. `NEVA_CPU=portable`, or another name of a path, forces one.
 
 use std::sync::OnceLock;
 
-/// A set of instructions that CPU kernels are compiled for.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+/// A set of instructions that CPU kernels are written for. Each has all that the ones before it have.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Path {
     /// What every machine of this architecture has.
     Portable,
-    /// AVX-512 F, BW, DQ and VL with FMA.
+    /// AVX2 with FMA.
+    Avx2,
+    /// AVX-512 F, BW, DQ and VL.
     Avx512,
+    /// Products of pairs of bf16, summed in f32, in 512-bit registers.
+    Avx512Bf16,
+    /// Products of tiles of bf16, summed in f32: Intel's AMX, permitted by the system.
+    Amx,
 }
 
 impl Path {
+    /// Every path there is, the best first.
+    const ALL: [Path; 5] = [Path::Amx, Path::Avx512Bf16, Path::Avx512, Path::Avx2, Path::Portable];
+
     /// Every path that this machine can run, the best first.
     pub fn available() -> Vec<Path> {
-        let mut all = vec![];
-        #[cfg(target_arch = "x86_64")]
-        if is_x86_feature_detected!("avx512f")
-            && is_x86_feature_detected!("avx512bw")
-            && is_x86_feature_detected!("avx512dq")
-            && is_x86_feature_detected!("avx512vl")
-            && is_x86_feature_detected!("fma")
-        {
-            all.push(Path::Avx512);
-        }
-        all.push(Path::Portable);
-        all
+        let best = Self::best();
+        Self::ALL.into_iter().filter(|path| *path <= best).collect()
+    }
+
+    /// The last of the paths up to which this machine has all instructions.
+    #[cfg(target_arch = "x86_64")]
+    fn best() -> Path {
+        static BEST: OnceLock<Path> = OnceLock::new();
+        *BEST.get_or_init(|| {
+            if !(is_x86_feature_detected!("avx2") && is_x86_feature_detected!("fma")) {
+                return Path::Portable;
+            }
+            if !(is_x86_feature_detected!("avx512f")
+                && is_x86_feature_detected!("avx512bw")
+                && is_x86_feature_detected!("avx512dq")
+                && is_x86_feature_detected!("avx512vl"))
+            {
+                return Path::Avx2;
+            }
+            if !is_x86_feature_detected!("avx512bf16") {
+                return Path::Avx512;
+            }
+            if crate::amx::available() { Path::Amx } else { Path::Avx512Bf16 }
+        })
+    }
+
+    #[cfg(not(target_arch = "x86_64"))]
+    fn best() -> Path {
+        Path::Portable
     }
 
     /// The name that `NEVA_CPU` takes.
     pub fn name(self) -> &'static str {
         match self {
             Path::Portable => "portable",
+            Path::Avx2 => "avx2",
             Path::Avx512 => "avx512",
+            Path::Avx512Bf16 => "avx512bf16",
+            Path::Amx => "amx",
         }
     }
 
@@ -64,9 +93,12 @@ impl Path {
 #[inline(always)]
 pub fn vectorize<R>(body: impl FnOnce() -> R) -> R {
     #[cfg(target_arch = "x86_64")]
-    if Path::current() == Path::Avx512 {
-        // SAFETY: `Path::current` answers Avx512 only where these features were detected.
-        return unsafe { avx512(body) };
+    match Path::current() {
+        Path::Portable => {}
+        // SAFETY: `Path::current` answers this only where these features were detected.
+        Path::Avx2 => return unsafe { avx2(body) },
+        // SAFETY: as above; the later paths have what this one has.
+        Path::Avx512 | Path::Avx512Bf16 | Path::Amx => return unsafe { avx512(body) },
     }
     body()
 }
@@ -75,5 +107,12 @@ pub fn vectorize<R>(body: impl FnOnce() -> R) -> R {
 #[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl,avx2,fma")]
 #[inline]
 fn avx512<R>(body: impl FnOnce() -> R) -> R {
+    body()
+}
+
+#[cfg(target_arch = "x86_64")]
+#[target_feature(enable = "avx2,fma")]
+#[inline]
+fn avx2<R>(body: impl FnOnce() -> R) -> R {
     body()
 }

@@ -16,6 +16,7 @@
 //! micro-kernel adds within a block in the order of k, and blocks are joined in order. How C is cut into tasks, tiles
 //! and edges decides only who computes an element: one row or a batch, one thread or many give equal bits.
 
+use super::bf16::Pairs;
 use super::pack::{self, Layout, Matrix, Scratch};
 use super::tile::{Accumulator, Call, MAX_STRIP, Tile};
 use crate::dtype::{Element, Float, Real};
@@ -46,6 +47,9 @@ pub struct Product<'a, T> {
 
 /// The least floating-point operations that are worth a task of their own: about 30 us.
 const TASK_FLOPS: usize = 4 << 20;
+
+/// The least bytes of B that are: about as long, from memory.
+const TASK_BYTES: usize = 512 << 10;
 
 /// Rows of A that are packed at once. Their blocks of k take a fifth of a second-level cache of 2 MiB: with more, the
 /// strips of B and the rows of C that pass through push them out.
@@ -111,45 +115,58 @@ unsafe fn run<T: Real<Acc: Accumulator>, C: Real<Acc = T::Acc>>(
     if c.is_empty() {
         return;
     }
-    let (rows, cols) = task_size(p, tile, rayon::current_num_threads());
+    let pairs = Pairs::of(path, p);
+    let widened = Grain { rows: tile.rows, cols: tile.cols, flops: TASK_FLOPS };
+    let grain = pairs.as_ref().map_or(widened, Pairs::grain);
+    let (rows, cols) = task_size(p, grain, rayon::current_num_threads());
     let (down, across) = (p.m.div_ceil(rows), p.n.div_ceil(cols));
     let tasks = p.batch * down * across;
     let c = Shared(c.as_mut_ptr());
     let task = |t: usize| {
         let (batch, i, j) = (t / (down * across), t / across % down * rows, t % across * cols);
-        let part = Part {
-            path,
-            tile,
-            product: p,
-            batch,
-            rows: i..p.m.min(i + rows),
-            cols: j..p.n.min(j + cols),
-            // SAFETY: the batch begins within c.
-            c: unsafe { c.at(batch * p.m * p.n) },
-        };
-        // SAFETY: `part` is the only one to cover these rows and columns of c.
-        Scratch::with(|scratch| unsafe { part.run(scratch) });
+        let (rows, cols) = (i..p.m.min(i + rows), j..p.n.min(j + cols));
+        // SAFETY: the batch begins within c.
+        let c = unsafe { c.at(batch * p.m * p.n) };
+        // SAFETY: no other task covers these rows and columns of c.
+        Scratch::with(|scratch| unsafe {
+            match &pairs {
+                Some(pairs) => pairs.run(batch, (&rows, &cols), c, scratch),
+                None => Part { path, tile, product: p, batch, rows, cols, c }.run(scratch),
+            }
+        });
     };
     if tasks == 1 { task(0) } else { (0..tasks).into_par_iter().with_max_len(1).for_each(task) }
 }
 
+/// What tasks are made of.
+pub struct Grain {
+    /// A task has a multiple of these rows,
+    pub rows: usize,
+    /// of these columns,
+    pub cols: usize,
+    /// and is worth the overhead from these floating-point operations on.
+    pub flops: usize,
+}
+
 /// Rows and columns of one task: whole tiles, near to square, several tasks per thread if each is worth it.
-fn task_size<T, A>(p: &Product<T>, tile: &Tile<A>, threads: usize) -> (usize, usize) {
+fn task_size<T>(p: &Product<T>, grain: Grain, threads: usize) -> (usize, usize) {
     let flops = 2 * p.m * p.n * p.k.max(1);
-    let wanted = if threads == 1 { 1 } else { (p.batch * flops / TASK_FLOPS).min(4 * threads) };
+    let bytes = p.n * p.k * size_of::<T>();
+    let worth = (p.batch * flops / grain.flops).max(p.batch * bytes / TASK_BYTES);
+    let wanted = if threads == 1 { 1 } else { worth.min(4 * threads) };
     let wanted = wanted.div_ceil(p.batch);
     let (mut down, mut across) = (1, 1);
     while down * across < wanted {
         let (rows, cols) = (p.m / down, p.n / across);
-        if rows > cols && rows >= 2 * tile.rows {
+        if rows > cols && rows >= 2 * grain.rows {
             down += 1;
-        } else if cols >= 2 * tile.cols {
+        } else if cols >= 2 * grain.cols {
             across += 1;
         } else {
             break;
         }
     }
-    (p.m.div_ceil(down).next_multiple_of(tile.rows), p.n.div_ceil(across).next_multiple_of(tile.cols))
+    (p.m.div_ceil(down).next_multiple_of(grain.rows), p.n.div_ceil(across).next_multiple_of(grain.cols))
 }
 
 /// A pointer that tasks share; each writes elements of its own.
@@ -336,13 +353,13 @@ impl<T: Real<Acc: Accumulator>, C: Real<Acc = T::Acc>> Part<'_, T, C> {
 }
 
 /// Pieces of a range, all of length `most` but the last.
-fn pieces(range: &Range<usize>, most: usize) -> impl Iterator<Item = Range<usize>> {
+pub fn pieces(range: &Range<usize>, most: usize) -> impl Iterator<Item = Range<usize>> {
     let end = range.end;
     range.clone().step_by(most).map(move |start| start..end.min(start + most))
 }
 
 /// The length of equal pieces of `total` that are at most `most` long (before rounding up to whole `unit`s).
-fn even(total: usize, most: usize, unit: usize) -> usize {
+pub fn even(total: usize, most: usize, unit: usize) -> usize {
     let pieces = total.div_ceil(most).max(1);
     total.div_ceil(pieces).max(1).next_multiple_of(unit)
 }

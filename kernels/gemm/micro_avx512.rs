@@ -130,7 +130,7 @@ pub fn transpose<T: Real<Acc = f32>>(
 /// Element k of register j becomes element j of register k.
 #[target_feature(enable = "avx512f")]
 #[inline]
-fn turn(x: [__m512; LANES]) -> [__m512; LANES] {
+pub fn turn(x: [__m512; LANES]) -> [__m512; LANES] {
     let mut y = x;
     // Pairs of rows, then pairs of pairs, within each 128-bit lane.
     for i in 0..8 {

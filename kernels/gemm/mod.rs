@@ -32,6 +32,11 @@
 //! Cost: 2 M N K flops; each operand is read and the output written once. Errors: the shared dimensions differ, the
 //! bias is not as wide as c, ranks that are no product, types differ.
 
+#[cfg(target_arch = "x86_64")]
+mod bf16;
+#[cfg(not(target_arch = "x86_64"))]
+#[path = "bf16_elsewhere.rs"]
+mod bf16;
 mod cpu;
 mod gpu;
 #[cfg(target_arch = "x86_64")]

@@ -3,7 +3,7 @@
 //! Copying only moves and widens values, exactly, so no result depends on it.
 
 use super::tile::Accumulator;
-use crate::dtype::{Float, Real};
+use crate::dtype::{Element, Float, Real};
 use crate::simd::{Path, vectorize};
 use bytemuck::{Pod, Zeroable};
 use std::cell::RefCell;
@@ -37,7 +37,7 @@ pub struct Block(Vec<Line>);
 
 impl Block {
     /// `len` elements with unspecified contents.
-    pub fn take<A: Float>(&mut self, len: usize) -> &mut [A] {
+    pub fn take<A: Element>(&mut self, len: usize) -> &mut [A] {
         let lines = (len * size_of::<A>()).div_ceil(size_of::<Line>());
         if self.0.len() < lines {
             self.0.resize(lines, Line::zeroed());

@@ -114,7 +114,7 @@ impl Accumulator for f32 {
     fn tile(path: Path) -> Tile<f32> {
         match path {
             #[cfg(target_arch = "x86_64")]
-            Path::Avx512 => super::micro_avx512::F32,
+            Path::Avx512 | Path::Avx512Bf16 | Path::Amx => super::micro_avx512::F32,
             _ => micro_portable::F32,
         }
     }
@@ -130,7 +130,9 @@ impl Accumulator for f32 {
         match path {
             // SAFETY: the caller's promise.
             #[cfg(target_arch = "x86_64")]
-            Path::Avx512 => unsafe { super::micro_avx512::transpose(size, from, distance, out, width) },
+            Path::Avx512 | Path::Avx512Bf16 | Path::Amx => unsafe {
+                super::micro_avx512::transpose(size, from, distance, out, width)
+            },
             _ => [0, 0],
         }
     }

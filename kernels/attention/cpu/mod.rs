@@ -91,11 +91,14 @@ impl OnPath for f32 {
         match Path::current() {
             // 16 of the 32 registers hold the block.
             #[cfg(target_arch = "x86_64")]
-            Path::Avx512 => vectorize(
+            Path::Avx512 | Path::Avx512Bf16 | Path::Amx => vectorize(
                 #[inline(always)]
                 || kernel.run::<block::Zmm, 8, true>(),
             ),
-            _ => kernel.run::<Portable<f32>, 4, false>(),
+            _ => vectorize(
+                #[inline(always)]
+                || kernel.run::<Portable<f32>, 4, false>(),
+            ),
         }
     }
 }

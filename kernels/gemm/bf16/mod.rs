@@ -1,0 +1,371 @@
+//! Products of bf16 by instructions that multiply pairs of steps of k and sum in f32.
+//!
+//! ```text
+//! for each block of at most `DEEP` steps of k
+//!   for each block of rows whose steps take half of a second-level cache
+//!     pack these rows of the left operand
+//!     for each strip of columns
+//!       pack this strip of the right operand, if an earlier block of rows has not
+//!       for each few steps of k that fit a first-level cache
+//!         for each few rows: the micro-kernel, from sums and onto them
+//!         if these were the last steps: sums into C
+//! ```
+//!
+//! **Each element is one chain over k**, from zero: a block continues the sums of the block before it, so no size
+//! above has a part in a result, and rows that are not there are zeros that are not stored. The two micro-kernels
+//! group the steps of the chain differently ([`crate::amx`] and [`micro_avx512`] have the formulas).
+//!
+//! **Few rows** of AMX are computed turned, C^T = B^T A^T, if both operands lie along k: then B, a weight, is the left
+//! operand, which tiles read where it lies, and it streams from memory once. Factors may be exchanged, so the
+//! bits are the same.
+
+mod micro_amx;
+mod micro_avx512;
+mod pack;
+mod store;
+
+use super::cpu::{Grain, Product, even, pieces};
+use super::pack::{Matrix, Scratch};
+use crate::amx::Tiles;
+use crate::dtype::{DType, Real, bf16};
+use crate::simd::Path;
+use bytemuck::cast_slice;
+use pack::{LANES, STEPS, UNIT};
+use std::ops::Range;
+
+/// The most steps of k packed at once.
+const DEEP: usize = 1280;
+
+/// The most elements of the left operand packed at once: 768 KiB of a second-level cache of 2 MiB.
+const MAX_LEFT: usize = 384 << 10;
+
+/// The most rows and columns whose sums are kept from one block of k to the next: 4 MiB.
+const MAX_SUMS: usize = 1024;
+
+/// The most columns packed at once, if all of k is one block.
+const MAX_COLS: usize = 2048;
+
+/// The most rows that are computed turned.
+const TURNED_ROWS: usize = 2 * LANES;
+
+/// A micro-kernel and the sizes it works in.
+#[derive(Clone, Copy)]
+pub struct Tile {
+    /// The most rows of one call; a panel has a multiple of them, or they are whole panels.
+    pub rows: usize,
+    /// The most columns of one call.
+    pub cols: usize,
+    /// The most steps of k of one call.
+    pub depth: usize,
+    /// The least floating-point operations that are worth a task of their own: some 20 us.
+    pub task_flops: usize,
+    /// The micro-kernel.
+    pub run: Run,
+}
+
+impl Tile {
+    /// That of a path, if it has one.
+    pub fn of(path: Path) -> Option<Tile> {
+        match path {
+            Path::Amx => Some(micro_amx::BF16),
+            Path::Avx512Bf16 => Some(micro_avx512::BF16),
+            _ => None,
+        }
+    }
+
+    /// Columns of the next strip if `left` are left: whole registers, and no single one behind three.
+    fn strip(&self, left: usize) -> usize {
+        let (most, registers) = (self.cols / LANES, left.div_ceil(LANES));
+        let take = if registers == most + 1 && most > 2 { most - 1 } else { most.min(registers) };
+        take * LANES
+    }
+}
+
+/// A micro-kernel.
+///
+/// # Safety
+/// The pointers of the call are valid as its fields say, and this machine has the kernel's instructions.
+pub type Run = unsafe fn(&Call);
+
+/// The operands of one run of a micro-kernel.
+pub struct Call<'a> {
+    /// Rows, 1 to [`Tile::rows`]. Panels are read and sums written to the end of 16 rows all the same by AMX.
+    pub rows: usize,
+    /// Columns: whole registers.
+    pub width: usize,
+    /// Steps of k, in units of 32.
+    pub units: usize,
+    /// The first row of the left operand, at its first step.
+    pub left: *const bf16,
+    /// Elements from a row of a panel to the next.
+    pub left_row: usize,
+    /// Elements from a unit to the next.
+    pub left_unit: usize,
+    /// Elements from a panel of 16 rows to the next.
+    pub left_panel: usize,
+    /// The strip: `16 * units` rows of `width` pairs.
+    pub right: *const bf16,
+    /// The block of sums, [`Tile::rows`] by `width`.
+    pub sums: *mut f32,
+    /// Whether to sum from zero, and not onto what the block holds.
+    pub first: bool,
+    /// The tiles of this thread, on the path that has them.
+    pub tiles: Option<&'a Tiles>,
+}
+
+/// How the left operand lies.
+#[derive(Clone, Copy)]
+struct Left {
+    row: usize,
+    unit: usize,
+    panel: usize,
+}
+
+/// A block of rows and columns of one product, with the operand called `left` giving the rows.
+struct Part<'a, C> {
+    tile: Tile,
+    tiles: Option<&'a Tiles>,
+    k: usize,
+    left: Matrix<'a, bf16>,
+    right: Matrix<'a, bf16>,
+    bias: Option<&'a [bf16]>,
+    accumulate: bool,
+    /// Whether C lies by columns of this part.
+    turned: bool,
+    /// The first element of this product's C.
+    c: *mut C,
+    /// The distance of its lines.
+    c_line: usize,
+}
+
+/// A product of bf16 on a path that multiplies pairs.
+pub struct Pairs<'a> {
+    path: Path,
+    tile: Tile,
+    product: Product<'a, bf16>,
+}
+
+impl<'a> Pairs<'a> {
+    /// A product as one of pairs, if its type and the path are for that.
+    pub fn of<T: Real>(path: Path, p: &Product<'a, T>) -> Option<Self> {
+        let tile = Tile::of(path).filter(|_| T::DTYPE == DType::Bf16)?;
+        let matrix = |x: Matrix<'a, T>| Matrix { data: cast_slice(x.data), row: x.row, col: x.col };
+        let Product { batch, m, n, k, accumulate, .. } = *p;
+        let (a, b, bias) = (matrix(p.a), matrix(p.b), p.bias.map(cast_slice));
+        Some(Pairs { path, tile, product: Product { batch, m, n, k, a, b, bias, accumulate } })
+    }
+
+    /// What tasks are made of.
+    pub fn grain(&self) -> Grain {
+        Grain { rows: self.tile.rows, cols: self.tile.cols, flops: self.tile.task_flops }
+    }
+
+    /// Computes rows and columns of product number `batch`; `c` is its first element.
+    ///
+    /// # Safety
+    /// Nobody else reads or writes these rows and columns of C; the path is one that this machine has.
+    pub unsafe fn run<C: Real>(
+        &self,
+        batch: usize,
+        part: (&Range<usize>, &Range<usize>),
+        c: *mut C,
+        scratch: &mut Scratch,
+    ) {
+        // SAFETY: the caller's promise; C is the type that is asked for.
+        unsafe {
+            match C::DTYPE {
+                DType::Bf16 => self.part(batch, part, c.cast::<bf16>(), scratch),
+                DType::F32 => self.part(batch, part, c.cast::<f32>(), scratch),
+                other => unreachable!("no product of bf16 is stored as {other}"),
+            }
+        }
+    }
+
+    /// # Safety
+    /// As [`Pairs::run`].
+    unsafe fn part<C: Real<Acc = f32>>(
+        &self,
+        batch: usize,
+        (rows, cols): (&Range<usize>, &Range<usize>),
+        c: *mut C,
+        scratch: &mut Scratch,
+    ) {
+        let p = &self.product;
+        // SAFETY: the path says that tiles are available; none are held here, as tasks do not nest.
+        let tiles = (self.path == Path::Amx).then(|| unsafe { Tiles::configure() });
+        let a = Matrix { data: &p.a.data[batch * p.m * p.k..], ..p.a };
+        let b = Matrix { data: &p.b.data[batch * p.k * p.n..], ..p.b };
+        let turned = self.path == Path::Amx
+            && rows.len() <= TURNED_ROWS
+            && rows.len() < cols.len()
+            && (a.col, b.row) == (1, 1)
+            && p.k.is_multiple_of(STEPS);
+        let (left, right) = if turned { (turn(b), turn(a)) } else { (a, b) };
+        let part = Part {
+            tile: self.tile,
+            tiles: tiles.as_ref(),
+            k: p.k,
+            left,
+            right,
+            bias: p.bias,
+            accumulate: p.accumulate,
+            turned,
+            c,
+            c_line: p.n,
+        };
+        // SAFETY: the caller's promise.
+        unsafe { if turned { part.run(cols, rows, scratch) } else { part.run(rows, cols, scratch) } }
+    }
+}
+
+/// The transpose.
+fn turn(x: Matrix<bf16>) -> Matrix<bf16> {
+    Matrix { data: x.data, row: x.col, col: x.row }
+}
+
+impl<C: Real<Acc = f32>> Part<'_, C> {
+    /// # Safety
+    /// As [`run`], rows being those of the left operand.
+    unsafe fn run(&self, rows: &Range<usize>, cols: &Range<usize>, scratch: &mut Scratch) {
+        // Turned, the strip is small, and rows are read where they lie: from their first step to the last.
+        let deep = if self.turned { self.k.max(STEPS) } else { even(self.k, DEEP, STEPS) };
+        let most = if self.k <= deep { [usize::MAX, MAX_COLS] } else { [MAX_SUMS; 2] };
+        let height = even(rows.len(), most[0], self.tile.rows);
+        let width = even(cols.len(), most[1], self.tile.cols);
+        for cols in pieces(cols, width) {
+            for rows in pieces(rows, height) {
+                // Rows that fill no unit are packed, since nothing may be read behind the last one.
+                let whole = if self.turned { rows.len() / LANES * LANES } else { 0 };
+                let (direct, packed) = (rows.start..rows.start + whole, rows.start + whole..rows.end);
+                // SAFETY: the caller's promise.
+                unsafe {
+                    self.sum(true, &direct, &cols, deep, scratch);
+                    self.sum(false, &packed, &cols, deep, scratch);
+                }
+            }
+        }
+    }
+
+    /// # Safety
+    /// As [`run`]; `direct` rows are whole panels, with whole units along k.
+    unsafe fn sum(
+        &self,
+        direct: bool,
+        rows: &Range<usize>,
+        cols: &Range<usize>,
+        deep: usize,
+        scratch: &mut Scratch,
+    ) {
+        if rows.is_empty() {
+            return;
+        }
+        let tile = &self.tile;
+        let blocks = self.k.div_ceil(deep).max(1);
+        let height = if direct { rows.len() } else { even(rows.len(), MAX_LEFT / deep, tile.rows) };
+        let units = deep / STEPS;
+        let layout = match direct {
+            true => Left { row: self.left.row, unit: STEPS, panel: LANES * self.left.row },
+            false => Left { row: STEPS, unit: UNIT, panel: units * UNIT },
+        };
+        let left_len = if direct { 0 } else { height.next_multiple_of(LANES) * deep };
+        let once = rows.len() <= height;
+        let block = tile.rows * tile.cols;
+        // Sums that wait for the next block of k, those that wait for the next steps of it, or those of one call.
+        let panels = |rows: usize| rows.div_ceil(tile.rows);
+        let alone = deep <= tile.depth;
+        let sums_len = match (blocks, alone) {
+            (1, true) => block,
+            (1, false) => panels(height) * block,
+            _ => panels(rows.len()) * cols.len().div_ceil(LANES) * tile.rows * LANES,
+        };
+        let Scratch { a, b, c } = scratch;
+        let packed_left = a.take::<bf16>(left_len);
+        let packed_right = b.take::<bf16>(deep * if once { tile.cols } else { cols.len() + LANES });
+        let sums = c.take::<f32>(sums_len);
+        for number in 0..blocks {
+            let first = number * deep;
+            let depth = deep.min(self.k - first);
+            let units = depth.div_ceil(STEPS);
+            let layout = if direct { layout } else { Left { panel: units * UNIT, ..layout } };
+            for i in rows.clone().step_by(height) {
+                let height = height.min(rows.end - i);
+                let left = self.left.from(i, first);
+                if !direct && depth > 0 {
+                    // SAFETY: the path is one that this machine has.
+                    unsafe { pack::left(left, height, depth, packed_left) };
+                }
+                let left = if direct { left.data.as_ptr() } else { packed_left.as_ptr() };
+                let mut j = cols.start;
+                while j < cols.end {
+                    let width = tile.strip(cols.end - j);
+                    let used = width.min(cols.end - j);
+                    let slot = if once { 0 } else { (j - cols.start) * deep };
+                    let strip = &mut packed_right[slot..][..units * STEPS * width];
+                    if i == rows.start {
+                        // SAFETY: the path is one that this machine has.
+                        unsafe { pack::right(self.right.from(first, j), depth, used, width, strip) };
+                    }
+                    let step = even(units, tile.depth / STEPS, 1);
+                    for unit in (0..units.max(1)).step_by(step) {
+                        let last = number + 1 == blocks && unit + step >= units;
+                        for row in (0..height).step_by(tile.rows) {
+                            let at = match (blocks, alone) {
+                                (1, true) => 0,
+                                (1, false) => row / tile.rows * block,
+                                _ => {
+                                    let panel = (i - rows.start + row) / tile.rows;
+                                    (j - cols.start) * panels(rows.len()) * tile.rows
+                                        + panel * tile.rows * width
+                                }
+                            };
+                            let rows = tile.rows.min(height - row);
+                            let panel = row / LANES * layout.panel + row % LANES * layout.row;
+                            let sums = sums[at..][..tile.rows * width].as_mut_ptr();
+                            let call = Call {
+                                rows,
+                                width,
+                                units: step.min(units - unit),
+                                left: left.wrapping_add(panel + unit * layout.unit),
+                                left_row: layout.row,
+                                left_unit: layout.unit,
+                                left_panel: layout.panel,
+                                right: strip.as_ptr().wrapping_add(unit * STEPS * width),
+                                sums,
+                                first: number == 0 && unit == 0,
+                                tiles: self.tiles,
+                            };
+                            // SAFETY: the left operand lies or was packed as `layout` says, the strip was packed for these
+                            // columns, and the block of sums is of this size.
+                            unsafe { (tile.run)(&call) };
+                            if last {
+                                // SAFETY: the caller's promise.
+                                unsafe { self.store(sums, width, (i + row, rows), (j, used)) };
+                            }
+                        }
+                    }
+                    j += width;
+                }
+            }
+        }
+    }
+
+    /// Stores a block of sums: (first, number) of its rows and columns.
+    ///
+    /// # Safety
+    /// As [`run`].
+    unsafe fn store(&self, sums: *const f32, width: usize, rows: (usize, usize), cols: (usize, usize)) {
+        let (along, across) = if self.turned { (rows, cols) } else { (cols, rows) };
+        let block = store::Block {
+            sums,
+            width,
+            rows: rows.1,
+            cols: cols.1,
+            c: self.c.wrapping_add(across.0 * self.c_line + along.0),
+            row: self.c_line,
+            turned: self.turned,
+            accumulate: self.accumulate,
+        };
+        // SAFETY: the caller's promise; paths with a tile have these instructions.
+        unsafe { store::store(&block, self.bias.map(|bias| &bias[along.0..][..along.1])) };
+    }
+}
