@@ -36,14 +36,11 @@ use std::ops::Range;
 /// The most steps of k packed at once.
 const DEEP: usize = 1280;
 
-/// The most elements of the left operand packed at once: 768 KiB of a second-level cache of 2 MiB.
-const MAX_LEFT: usize = 384 << 10;
+/// The most elements of the right operand packed at once: 1 MiB of a second-level cache of 2 MiB.
+const MAX_RIGHT: usize = 512 << 10;
 
-/// The most rows and columns whose sums are kept from one block of k to the next: 4 MiB.
-const MAX_SUMS: usize = 1024;
-
-/// The most columns packed at once, if all of k is one block.
-const MAX_COLS: usize = 2048;
+/// The most rows whose sums are kept from one block of k to the next.
+const MAX_ROWS: usize = 1024;
 
 /// The most rows that are computed turned.
 const TURNED_ROWS: usize = 2 * LANES;
@@ -119,6 +116,14 @@ struct Left {
     row: usize,
     unit: usize,
     panel: usize,
+}
+
+/// A block of finished sums: the first and the number of its rows and columns.
+struct Done {
+    sums: *mut f32,
+    width: usize,
+    rows: (usize, usize),
+    cols: (usize, usize),
 }
 
 /// A block of rows and columns of one product, with the operand called `left` giving the rows.
@@ -225,135 +230,127 @@ fn turn(x: Matrix<bf16>) -> Matrix<bf16> {
 
 impl<C: Real<Acc = f32>> Part<'_, C> {
     /// # Safety
-    /// As [`run`], rows being those of the left operand.
+    /// As [`Pairs::run`], rows being those of the left operand.
     unsafe fn run(&self, rows: &Range<usize>, cols: &Range<usize>, scratch: &mut Scratch) {
         // Turned, the strip is small, and rows are read where they lie: from their first step to the last.
         let deep = if self.turned { self.k.max(STEPS) } else { even(self.k, DEEP, STEPS) };
-        let most = if self.k <= deep { [usize::MAX, MAX_COLS] } else { [MAX_SUMS; 2] };
-        let height = even(rows.len(), most[0], self.tile.rows);
-        let width = even(cols.len(), most[1], self.tile.cols);
+        let height = if self.k <= deep { rows.len() } else { even(rows.len(), MAX_ROWS, self.tile.rows) };
+        let width = even(cols.len(), (MAX_RIGHT / deep).max(self.tile.cols), self.tile.cols);
         for cols in pieces(cols, width) {
             for rows in pieces(rows, height) {
                 // Rows that fill no unit are packed, since nothing may be read behind the last one.
-                let whole = if self.turned { rows.len() / LANES * LANES } else { 0 };
-                let (direct, packed) = (rows.start..rows.start + whole, rows.start + whole..rows.end);
+                let whole = if self.in_place(deep) { rows.len() / LANES * LANES } else { 0 };
+                let direct = rows.start + whole;
                 // SAFETY: the caller's promise.
-                unsafe {
-                    self.sum(true, &direct, &cols, deep, scratch);
-                    self.sum(false, &packed, &cols, deep, scratch);
-                }
+                unsafe { self.sum((&rows, direct), &cols, deep, scratch) };
             }
         }
     }
 
+    /// Whether the left operand is read where it lies: whole units, whose rows begin at lines of the cache, or tiles take
+    /// twice as long to load; and all of k at once, since rows pages apart would share few sets of the cache.
+    fn in_place(&self, deep: usize) -> bool {
+        let whole = self.left.col == 1 && self.k.is_multiple_of(STEPS) && self.k > 0;
+        let aligned = self.left.data.as_ptr().addr().is_multiple_of(64);
+        self.turned || (self.tiles.is_some() && whole && aligned && self.k <= deep)
+    }
+
+    /// Sums and stores a block of C. Rows before `direct` are whole panels with whole units along k, read in place.
+    ///
     /// # Safety
-    /// As [`run`]; `direct` rows are whole panels, with whole units along k.
+    /// As [`Pairs::run`].
     unsafe fn sum(
         &self,
-        direct: bool,
-        rows: &Range<usize>,
+        (rows, direct): (&Range<usize>, usize),
         cols: &Range<usize>,
         deep: usize,
         scratch: &mut Scratch,
     ) {
-        if rows.is_empty() {
-            return;
-        }
         let tile = &self.tile;
         let blocks = self.k.div_ceil(deep).max(1);
-        let height = if direct { rows.len() } else { even(rows.len(), MAX_LEFT / deep, tile.rows) };
-        let units = deep / STEPS;
-        let layout = match direct {
-            true => Left { row: self.left.row, unit: STEPS, panel: LANES * self.left.row },
-            false => Left { row: STEPS, unit: UNIT, panel: units * UNIT },
-        };
-        let left_len = if direct { 0 } else { height.next_multiple_of(LANES) * deep };
-        let once = rows.len() <= height;
+        // Rows that are packed together.
+        let group = tile.rows.max(LANES);
+        let padded = cols.len().next_multiple_of(LANES);
         let block = tile.rows * tile.cols;
-        // Sums that wait for the next block of k, those that wait for the next steps of it, or those of one call.
-        let panels = |rows: usize| rows.div_ceil(tile.rows);
-        let alone = deep <= tile.depth;
-        let sums_len = match (blocks, alone) {
-            (1, true) => block,
-            (1, false) => panels(height) * block,
-            _ => panels(rows.len()) * cols.len().div_ceil(LANES) * tile.rows * LANES,
-        };
         let Scratch { a, b, c } = scratch;
-        let packed_left = a.take::<bf16>(left_len);
-        let packed_right = b.take::<bf16>(deep * if once { tile.cols } else { cols.len() + LANES });
+        let packed_left = a.take::<bf16>(group * deep);
+        let packed_right = b.take::<bf16>(deep * padded);
+        // Sums that wait for the next block of k, or those of two calls.
+        let sums_len = if blocks == 1 { 2 * block } else { rows.len().next_multiple_of(tile.rows) * padded };
         let sums = c.take::<f32>(sums_len);
+        // Stored behind the next call: reading sums at once would wait for the arithmetic to end.
+        let mut pending: Option<Done> = None;
+        let mut calls = 0;
         for number in 0..blocks {
-            let first = number * deep;
+            let (first, last) = (number * deep, number + 1 == blocks);
             let depth = deep.min(self.k - first);
             let units = depth.div_ceil(STEPS);
-            let layout = if direct { layout } else { Left { panel: units * UNIT, ..layout } };
-            for i in rows.clone().step_by(height) {
-                let height = height.min(rows.end - i);
+            let strips = || {
+                let next = |&(j, width): &(usize, usize)| Some(j + width).filter(|&j| j < cols.end);
+                let strip = |j: usize| (j, tile.strip(cols.end - j));
+                std::iter::successors(Some(strip(cols.start)), move |last| next(last).map(strip))
+            };
+            for (j, width) in strips() {
+                let (from, to) = (self.right.from(first, j), &mut packed_right[(j - cols.start) * deep..]);
+                // SAFETY: the path is one that this machine has.
+                unsafe { pack::right(from, depth, width.min(cols.end - j), width, to) };
+            }
+            for i in rows.clone().step_by(group) {
+                let height = group.min(rows.end - i);
                 let left = self.left.from(i, first);
-                if !direct && depth > 0 {
+                let (left, layout) = if i < direct {
+                    let row = self.left.row;
+                    (left.data.as_ptr(), Left { row, unit: STEPS, panel: LANES * row })
+                } else {
                     // SAFETY: the path is one that this machine has.
                     unsafe { pack::left(left, height, depth, packed_left) };
-                }
-                let left = if direct { left.data.as_ptr() } else { packed_left.as_ptr() };
-                let mut j = cols.start;
-                while j < cols.end {
-                    let width = tile.strip(cols.end - j);
-                    let used = width.min(cols.end - j);
-                    let slot = if once { 0 } else { (j - cols.start) * deep };
-                    let strip = &mut packed_right[slot..][..units * STEPS * width];
-                    if i == rows.start {
-                        // SAFETY: the path is one that this machine has.
-                        unsafe { pack::right(self.right.from(first, j), depth, used, width, strip) };
-                    }
-                    let step = even(units, tile.depth / STEPS, 1);
-                    for unit in (0..units.max(1)).step_by(step) {
-                        let last = number + 1 == blocks && unit + step >= units;
-                        for row in (0..height).step_by(tile.rows) {
-                            let at = match (blocks, alone) {
-                                (1, true) => 0,
-                                (1, false) => row / tile.rows * block,
-                                _ => {
-                                    let panel = (i - rows.start + row) / tile.rows;
-                                    (j - cols.start) * panels(rows.len()) * tile.rows
-                                        + panel * tile.rows * width
-                                }
-                            };
-                            let rows = tile.rows.min(height - row);
-                            let panel = row / LANES * layout.panel + row % LANES * layout.row;
-                            let sums = sums[at..][..tile.rows * width].as_mut_ptr();
-                            let call = Call {
-                                rows,
-                                width,
-                                units: step.min(units - unit),
-                                left: left.wrapping_add(panel + unit * layout.unit),
-                                left_row: layout.row,
-                                left_unit: layout.unit,
-                                left_panel: layout.panel,
-                                right: strip.as_ptr().wrapping_add(unit * STEPS * width),
-                                sums,
-                                first: number == 0 && unit == 0,
-                                tiles: self.tiles,
-                            };
-                            // SAFETY: the left operand lies or was packed as `layout` says, the strip was packed for these
-                            // columns, and the block of sums is of this size.
-                            unsafe { (tile.run)(&call) };
-                            if last {
-                                // SAFETY: the caller's promise.
-                                unsafe { self.store(sums, width, (i + row, rows), (j, used)) };
-                            }
+                    (packed_left.as_ptr(), Left { row: STEPS, unit: UNIT, panel: units * UNIT })
+                };
+                for (j, width) in strips() {
+                    for row in (0..height).step_by(tile.rows) {
+                        let at = match blocks {
+                            1 => calls % 2 * block,
+                            _ => (i - rows.start + row) * padded + (j - cols.start) * tile.rows,
+                        };
+                        calls += 1;
+                        let sums = sums[at..][..tile.rows * width].as_mut_ptr();
+                        let rows = tile.rows.min(height - row);
+                        let call = Call {
+                            rows,
+                            width,
+                            units,
+                            left: left.wrapping_add(row * layout.row),
+                            left_row: layout.row,
+                            left_unit: layout.unit,
+                            left_panel: layout.panel,
+                            right: packed_right[(j - cols.start) * deep..].as_ptr(),
+                            sums,
+                            first: number == 0,
+                            tiles: self.tiles,
+                        };
+                        // SAFETY: the left operand lies or was packed as `layout` says, the strip was packed for these
+                        // columns, and the block of sums is of this size.
+                        unsafe { (tile.run)(&call) };
+                        if last {
+                            let cols = (j, width.min(cols.end - j));
+                            let done = Done { sums, width, rows: (i + row, rows), cols };
+                            // SAFETY: the caller's promise.
+                            unsafe { self.store(pending.replace(done)) };
                         }
                     }
-                    j += width;
                 }
             }
         }
+        // SAFETY: the caller's promise.
+        unsafe { self.store(pending) };
     }
 
-    /// Stores a block of sums: (first, number) of its rows and columns.
+    /// Stores a block of sums, if there is one.
     ///
     /// # Safety
     /// As [`run`].
-    unsafe fn store(&self, sums: *const f32, width: usize, rows: (usize, usize), cols: (usize, usize)) {
+    unsafe fn store(&self, done: Option<Done>) {
+        let Some(Done { sums, width, rows, cols }) = done else { return };
         let (along, across) = if self.turned { (rows, cols) } else { (cols, rows) };
         let block = store::Block {
             sums,

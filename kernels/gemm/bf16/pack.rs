@@ -8,6 +8,7 @@
 //!
 //! Missing rows, columns and steps are zero, and zero times zero adds nothing, so no sum depends on them.
 
+use super::super::micro_avx512;
 use super::super::pack::Matrix;
 use crate::dtype::bf16;
 use std::arch::x86_64::*;
@@ -30,6 +31,9 @@ fn mask32(n: usize) -> u32 {
 #[target_feature(enable = "avx512f,avx512bw")]
 pub fn left(a: Matrix<bf16>, rows: usize, depth: usize, out: &mut [bf16]) {
     let panel = depth.div_ceil(STEPS) * UNIT;
+    if panel == 0 {
+        return;
+    }
     for (i, out) in (0..rows).step_by(LANES).zip(out.chunks_exact_mut(panel)) {
         let rows = LANES.min(rows - i);
         let a = a.from(i, 0);
@@ -123,7 +127,7 @@ pub fn right(b: Matrix<bf16>, depth: usize, cols: usize, width: usize, out: &mut
                 }
             } else {
                 for (i, column) in pairs.iter_mut().enumerate().take(cols) {
-                    prefetch(b.data, i * b.col + k + 4 * STEPS);
+                    prefetch(b.data, (i + LANES) * b.col + k);
                     let from = &b.data[i * b.col + k..][..depth];
                     // SAFETY: the mask covers the slice, and nothing else is read.
                     *column = unsafe { _mm512_maskz_loadu_epi16(mask32(depth), from.as_ptr().cast()) };
@@ -143,7 +147,16 @@ pub fn right(b: Matrix<bf16>, depth: usize, cols: usize, width: usize, out: &mut
 #[inline]
 #[target_feature(enable = "avx512f")]
 fn turn(pairs: [__m512i; LANES]) -> [__m512i; LANES] {
-    super::super::micro_avx512::turn(pairs.map(|x| _mm512_castsi512_ps(x))).map(|x| _mm512_castps_si512(x))
+    // Loops, since a closure would not be compiled for these instructions.
+    let mut floats = [_mm512_setzero_ps(); LANES];
+    for (float, pair) in floats.iter_mut().zip(pairs) {
+        *float = _mm512_castsi512_ps(pair);
+    }
+    let mut turned = pairs;
+    for (pair, float) in turned.iter_mut().zip(micro_avx512::turn(floats)) {
+        *pair = _mm512_castps_si512(float);
+    }
+    turned
 }
 
 /// Asks for the line of `data[at]` to be brought near.
