@@ -7,8 +7,8 @@ use super::pack::LANES;
 use super::{Call, Tile};
 use crate::amx::{ROW_BYTES, Tiles};
 
-/// See the module. 512 steps of a strip take 32 KiB of a first-level cache of 48 KiB.
-pub const BF16: Tile = Tile { rows: 2 * LANES, cols: 2 * LANES, depth: 512, task_flops: 32 << 20, run };
+/// See the module.
+pub const BF16: Tile = Tile { rows: 2 * LANES, cols: 2 * LANES, depth: 1280, task_flops: 32 << 20, run };
 
 /// # Safety
 /// As [`super::Run`] says.

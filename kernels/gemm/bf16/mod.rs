@@ -1,15 +1,16 @@
 //! Products of bf16 by instructions that multiply pairs of steps of k and sum in f32.
 //!
 //! ```text
-//! for each block of at most `DEEP` steps of k
-//!   for each block of rows whose steps take half of a second-level cache
-//!     pack these rows of the left operand
-//!     for each strip of columns
-//!       pack this strip of the right operand, if an earlier block of rows has not
-//!       for each few steps of k that fit a first-level cache
-//!         for each few rows: the micro-kernel, from sums and onto them
-//!         if these were the last steps: sums into C
+//! for each block of steps of k, `depth` at most
+//!   pack these rows of the right operand, strip by strip             second-level cache
+//!   for each few rows
+//!     pack them, or leave them where they lie                        first-level cache
+//!     for each strip: the micro-kernel, from sums and onto them      registers
+//!       if these were the last steps: sums into C
 //! ```
+//!
+//! So C is written along its rows, which the hardware foresees: with strips outside, each call would wait for lines
+//! of C from further away than it has arithmetic to hide them behind.
 //!
 //! **Each element is one chain over k**, from zero: a block continues the sums of the block before it, so no size
 //! above has a part in a result, and rows that are not there are zeros that are not stored. The two micro-kernels
@@ -33,9 +34,6 @@ use bytemuck::cast_slice;
 use pack::{LANES, STEPS, UNIT};
 use std::ops::Range;
 
-/// The most steps of k packed at once.
-const DEEP: usize = 1280;
-
 /// The most elements of the right operand packed at once: 1 MiB of a second-level cache of 2 MiB.
 const MAX_RIGHT: usize = 512 << 10;
 
@@ -52,7 +50,7 @@ pub struct Tile {
     pub rows: usize,
     /// The most columns of one call.
     pub cols: usize,
-    /// The most steps of k of one call.
+    /// The most steps of k of one call, and packed at once.
     pub depth: usize,
     /// The least floating-point operations that are worth a task of their own: some 20 us.
     pub task_flops: usize,
@@ -233,7 +231,7 @@ impl<C: Real<Acc = f32>> Part<'_, C> {
     /// As [`Pairs::run`], rows being those of the left operand.
     unsafe fn run(&self, rows: &Range<usize>, cols: &Range<usize>, scratch: &mut Scratch) {
         // Turned, the strip is small, and rows are read where they lie: from their first step to the last.
-        let deep = if self.turned { self.k.max(STEPS) } else { even(self.k, DEEP, STEPS) };
+        let deep = if self.turned { self.k.max(STEPS) } else { even(self.k, self.tile.depth, STEPS) };
         let height = if self.k <= deep { rows.len() } else { even(rows.len(), MAX_ROWS, self.tile.rows) };
         let width = even(cols.len(), (MAX_RIGHT / deep).max(self.tile.cols), self.tile.cols);
         for cols in pieces(cols, width) {
