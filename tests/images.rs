@@ -4,7 +4,9 @@
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
+use kernels::random::Random;
 use neva::Error;
+use neva::image::augment::{Augment, Change};
 use neva::image::resize::bicubic;
 use neva::image::{Image, Mode, Preprocess, Processor};
 use safetensors::SafeTensors;
@@ -328,4 +330,37 @@ fn processor_files_round_trip_and_refuse_what_we_do_not_do() {
             .to_string(),
         "processor_config.json: vision_feature_select_strategy is \"cls\", expected \"default\" or \"full\""
     );
+}
+
+#[test]
+fn pictures_are_mirrored_and_then_moved() {
+    let rgb: Vec<u8> = (0..9).flat_map(|at| [at, at + 10, at + 20]).collect();
+    let reds = |mirrored, right, down| -> Vec<u8> {
+        let changed = Change { mirrored, right, down }.apply(&rgb, 3);
+        let pixels: Vec<&[u8]> = changed.chunks_exact(3).collect();
+        assert!(pixels.iter().all(|p| p[1] == p[0] + 10 && p[2] == p[0] + 20), "pixels stay whole");
+        pixels.iter().map(|pixel| pixel[0]).collect()
+    };
+    assert_eq!(reds(false, 0, 0), [0, 1, 2, 3, 4, 5, 6, 7, 8]);
+    assert_eq!(reds(true, 0, 0), [2, 1, 0, 5, 4, 3, 8, 7, 6]);
+    assert_eq!(reds(false, 1, 0), [0, 0, 1, 3, 3, 4, 6, 6, 7]);
+    assert_eq!(reds(false, 0, -1), [3, 4, 5, 6, 7, 8, 6, 7, 8]);
+    assert_eq!(reds(true, 1, 1), [2, 2, 1, 2, 2, 1, 5, 5, 4]);
+    assert_eq!(reds(false, -9, 9), [2; 9]);
+
+    // Each move and each side as often as another; nothing that was not asked for.
+    let count = |augment: Augment| {
+        let mut counts = BTreeMap::new();
+        let mut random = Random::new(3, 0);
+        for _ in 0..18_000 {
+            let Change { mirrored, right, down } = augment.choose(&mut random);
+            *counts.entry((mirrored, right, down)).or_insert(0) += 1;
+        }
+        counts
+    };
+    let all = count(Augment { flip: true, shift: 1 });
+    assert_eq!(all.len(), 18);
+    assert!(all.values().all(|&n| (850..1150).contains(&n)), "{all:?}");
+    assert_eq!(count(Augment::default()).into_keys().collect::<Vec<_>>(), [(false, 0, 0)]);
+    assert_eq!(count(Augment { flip: true, shift: 0 }).len(), 2);
 }

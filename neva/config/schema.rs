@@ -359,6 +359,10 @@ section! {
         conv_template: Option<Template> = None,
         /// square, pad or keep.
         image_aspect_ratio: AspectRatio = AspectRatio::Square,
+        /// **Ours.** Training pictures are mirrored, left and right exchanged, every other time they are shown.
+        image_flip: bool = false,
+        /// **Ours.** They are moved by up to so many pixels of the tower's input, each time anew.
+        image_shift: usize [0..=16384] = 0,
     }
 }
 

@@ -18,6 +18,7 @@
 //! # Pixels
 //! Every image file must be there when the set is opened, and is decoded when a batch first needs it, in parallel. What
 //! the tower's input is made of, 8 bits a sample, is kept for up to [`CACHE_BYTES`]: a set that fits is decoded once.
+//! What [`Augment`] changes in a picture is a function of the seed, the epoch and the sample.
 
 use std::collections::HashMap;
 use std::path::PathBuf;
@@ -31,7 +32,8 @@ use super::encode::ImageTokens;
 use super::records::{Record, read};
 use super::sample::Sample;
 use crate::config::schema::{LossReduction, Template};
-use crate::image::{Image, Preprocess};
+use crate::image::augment::Change;
+use crate::image::{Augment, Image, Preprocess};
 use crate::model::Batch;
 use crate::tokenizer::Tokenizer;
 use crate::{Error, Result};
@@ -41,6 +43,8 @@ const CACHE_BYTES: usize = 1 << 30;
 
 /// What seeds of permutations are derived with, beside the epoch.
 const ORDER: u64 = 2;
+/// What seeds of changes to pictures are derived with, beside the epoch and the sample.
+const CHANGES: u64 = 3;
 
 /// What to load, and how to divide it into batches.
 #[derive(Clone, Debug)]
@@ -61,6 +65,8 @@ pub struct DataOptions {
     pub image_marks: Option<(u32, u32)>,
     /// From image files to the tower's input.
     pub preprocess: Preprocess,
+    /// How pictures are changed each time a step shows them.
+    pub augment: Augment,
     /// Samples of one step: a multiple of `micro_batch`.
     pub global_batch: usize,
     /// Samples of one forward pass.
@@ -176,12 +182,18 @@ impl Dataset {
     /// The indices of the samples of the global batch of `step`, counted from 0.
     pub fn global_batch(&self, step: u64) -> Vec<usize> {
         let size = self.options.global_batch;
-        let steps = (self.entries.len() / size) as u64;
-        let first = (step % steps) as usize * size;
+        let (epoch, step) = self.epoch(step);
+        let first = step as usize * size;
         if !self.options.shuffle {
             return (first..first + size).collect();
         }
-        self.permutation(step / steps)[first..first + size].iter().map(|&index| index as usize).collect()
+        self.permutation(epoch)[first..first + size].iter().map(|&index| index as usize).collect()
+    }
+
+    /// The epoch of a step, and which of its steps it is.
+    fn epoch(&self, step: u64) -> (u64, u64) {
+        let steps = (self.entries.len() / self.options.global_batch) as u64;
+        (step / steps, step % steps)
     }
 
     fn permutation(&self, epoch: u64) -> Arc<Vec<u32>> {
@@ -217,7 +229,11 @@ impl Dataset {
             LossReduction::Token => supervised(&all),
             LossReduction::MicroBatch => supervised(indices) * micros,
         };
-        self.pack(indices, (1.0 / tokens as f64) as f32)
+        self.pack(indices, (1.0 / tokens as f64) as f32, |index| {
+            let seed = derive(self.options.seed, &[CHANGES, self.epoch(step).0, index as u64]);
+            let mut random = Random::new(seed, 0);
+            move || self.options.augment.choose(&mut random)
+        })
     }
 
     /// The samples `first..first + count` in the order of the files, each token to be predicted with weight 1.
@@ -227,12 +243,18 @@ impl Dataset {
     pub fn in_order(&self, first: usize, count: usize) -> Result<Batch> {
         let all = self.entries.len();
         match first.checked_add(count) {
-            Some(end) if end <= all => self.pack(&(first..end).collect::<Vec<_>>(), 1.0),
+            Some(end) if end <= all => self.pack(&(first..end).collect::<Vec<_>>(), 1.0, |_| Change::default),
             _ => Err(Error::Usage(format!("{count} samples from {first} are more than the data's {all}"))),
         }
     }
 
-    fn pack(&self, indices: &[usize], weight: f32) -> Result<Batch> {
+    /// `changes` makes what tells, for a sample, the change to each of its pictures.
+    fn pack<F: FnMut() -> Change>(
+        &self,
+        indices: &[usize],
+        weight: f32,
+        changes: impl Fn(usize) -> F,
+    ) -> Result<Batch> {
         let mut batch = Batch::default();
         let mut images = Vec::new();
         for &index in indices {
@@ -240,7 +262,8 @@ impl Dataset {
             // Distinct rows of a step have distinct keys unless the whole set has 2^32 rows.
             let first_key = (index as u32).wrapping_mul(self.options.max_len as u32);
             entry.sample.append(&mut batch, self.options.images(), weight, first_key);
-            images.extend(entry.images.iter().map(|&image| &self.images[image as usize]));
+            let mut change = changes(index);
+            images.extend(entry.images.iter().map(|&image| (&self.images[image as usize], change())));
         }
         let each = 3 * self.options.preprocess.size.pow(2);
         batch.pixels = vec![0.0; images.len() * each];
@@ -248,23 +271,27 @@ impl Dataset {
             .pixels
             .par_chunks_exact_mut(each)
             .zip(images)
-            .map(|(pixels, image)| self.fill(image, pixels))
+            .map(|(pixels, (image, change))| self.fill(image, change, pixels))
             .collect();
         filled.into_iter().collect::<Result<()>>()?;
         Ok(batch)
     }
 
     /// Makes the tower's input of an image: `[3, size, size]`.
-    fn fill(&self, source: &Source, pixels: &mut [f32]) -> Result<()> {
+    fn fill(&self, source: &Source, change: Change, pixels: &mut [f32]) -> Result<()> {
         let preprocess = &self.options.preprocess;
+        let mut normalise = |rgb: &[u8]| match change == Change::default() {
+            true => preprocess.normalise(rgb, pixels),
+            false => preprocess.normalise(&change.apply(rgb, preprocess.size), pixels),
+        };
         if let Some(rgb) = source.rgb.get() {
-            preprocess.normalise(rgb, pixels);
+            normalise(rgb);
             return Ok(());
         }
         let fitted = preprocess
             .fit(&Image::open(&source.path)?)
             .map_err(|error| Error::Image { path: source.path.clone(), message: error.to_string() })?;
-        preprocess.normalise(&fitted.rgb, pixels);
+        normalise(&fitted.rgb);
         let size = fitted.rgb.len();
         // Two threads may decode one image at the same time; it is then counted twice, which only keeps less.
         if self.cached_bytes.fetch_add(size, Ordering::Relaxed) + size <= CACHE_BYTES {

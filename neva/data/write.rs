@@ -39,6 +39,13 @@ impl Conversation {
         }
         Conversation { id: id.into(), image: image.into(), conversations }
     }
+
+    /// A caption of the image at the path `image`, for the template plain.
+    pub fn caption(id: impl Into<String>, image: impl Into<String>, caption: impl Into<String>) -> Self {
+        let said = |from, value| Said { from, value };
+        let conversations = vec![said("human", IMAGE.into()), said("gpt", caption.into())];
+        Conversation { id: id.into(), image: image.into(), conversations }
+    }
 }
 
 /// Writes a file of records.
@@ -58,8 +65,11 @@ pub fn write(path: &Path, records: &[Conversation]) -> Result<()> {
 /// [`Error::Io`].
 pub fn write_texts<'a>(path: &Path, records: impl IntoIterator<Item = &'a Conversation>) -> Result<()> {
     let said = records.into_iter().flat_map(|record| &record.conversations);
-    let mut texts: String =
-        said.flat_map(|turn| [turn.value.trim_start_matches(IMAGE).trim_start(), "\n"]).collect();
+    let mut texts: String = said
+        .map(|turn| turn.value.trim_start_matches(IMAGE).trim_start())
+        .filter(|text| !text.is_empty())
+        .flat_map(|text| [text, "\n"])
+        .collect();
     for _ in 0..50 {
         texts.push_str(SYSTEM);
         texts.push_str("\nUSER: ASSISTANT:\n");

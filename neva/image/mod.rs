@@ -4,6 +4,7 @@
 //! PNG decodes to the same bytes, [`resize`] is equal to Pillow bit for bit, [`preprocess`] equals `CLIPImageProcessor`
 //! to the last bit of its f32 output. JPEG is the exception, see [`jpeg`].
 
+pub mod augment;
 pub mod jpeg;
 pub mod png;
 pub mod preprocess;
@@ -14,6 +15,7 @@ use std::fs::File;
 use std::io::{ErrorKind, Read};
 use std::path::Path;
 
+pub use augment::Augment;
 pub use preprocess::{Mode, Preprocess};
 pub use processor::Processor;
 

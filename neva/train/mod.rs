@@ -24,7 +24,7 @@ use crate::checkpoint::{self, ModelFiles};
 use crate::config::Config;
 use crate::config::schema::{Dataloader, Precision};
 use crate::data::{DataOptions, Dataset};
-use crate::image::{Mode, Preprocess, Processor};
+use crate::image::{Augment, Mode, Preprocess, Processor};
 use crate::model::{IGNORE, Model};
 use crate::{Error, Result, device};
 use engine::{AdamW, AdamWConfig, DType, Device, Param, Schedule, Tensor, backward};
@@ -423,6 +423,11 @@ fn open_data(
         image_token: model.image_token,
         image_marks: model.image_marks,
         preprocess: preprocess.clone(),
+        augment: if validation {
+            Augment::default()
+        } else {
+            Augment { flip: m.data.image_flip, shift: m.data.image_shift }
+        },
         global_batch: if validation { 1 } else { m.global_batch_size },
         micro_batch: if validation { 1 } else { m.micro_batch_size },
         shuffle: !validation && m.data.dataloader_type == Dataloader::Cyclic,

@@ -12,7 +12,12 @@ use super::Folder;
 fn package(name: &str) -> Folder {
     let folder = Folder::new(name);
     for (part, images, questions) in [
-        ("train", 2, r#"[["is it red?", "no", 1], ["what is it?", "circle", 0], ["is it blue?", "yes", 1]]"#),
+        (
+            "train",
+            2,
+            r#"[["is it red?", "no", 1], ["what is it?", "circle", 0], ["is it blue?", "yes", 1],
+                ["is no teal shape there?", "no", 0], ["is there not a blue shape?", "yes", 0]]"#,
+        ),
         ("test", 1, r#"[["what is it?", "triangle", 0]]"#),
     ] {
         let data = folder.0.join("in/easy_vqa/data").join(part);
@@ -30,8 +35,8 @@ fn questions_of_an_image_become_turns_of_one_record() {
     let folder = package("easy-vqa");
     let (dir, out) = (folder.0.join("in"), folder.0.join("out"));
     let imported = easy_vqa(&dir, &out).unwrap();
-    assert_eq!(imported.train, Imported { images: 2, questions: 3 });
-    assert_eq!(imported.test, Imported { images: 1, questions: 1 });
+    assert_eq!(imported.train, Imported { images: 2, questions: 5, captions: 1 });
+    assert_eq!(imported.test, Imported { images: 1, questions: 1, captions: 0 });
     let records = read(&out.join("train.json")).unwrap();
     let all = records.iter().map(|r| {
         let turns: Vec<_> = r.turns.iter().map(|t| (t.question.as_str(), t.answer.as_str())).collect();
@@ -41,7 +46,15 @@ fn questions_of_an_image_become_turns_of_one_record() {
     assert_eq!(
         all,
         [
-            ("0 (\"train-0\")", &["train/0.png".to_string()][..], vec![("<image>\nwhat is it?", "circle")]),
+            (
+                "0 (\"train-0\")",
+                &["train/0.png".to_string()][..],
+                vec![
+                    ("<image>\nwhat is it?", "circle"),
+                    ("is no teal shape there?", "no"),
+                    ("is there not a blue shape?", "yes")
+                ]
+            ),
             (
                 "1 (\"train-1\")",
                 &["train/1.png".to_string()][..],
@@ -49,11 +62,22 @@ fn questions_of_an_image_become_turns_of_one_record() {
             ),
         ]
     );
+    // Shape and colour follow for the first only: it is not blue, and nothing says what shape the second has.
+    let captions = read(&out.join("train_captions.json")).unwrap();
+    assert_eq!(captions.len(), 1);
+    assert_eq!(
+        (captions[0].name.as_str(), captions[0].images[0].as_str()),
+        ("0 (\"train-0\")", "train/0.png")
+    );
+    let turns: Vec<_> = captions[0].turns.iter().map(|t| (t.question.as_str(), t.answer.as_str())).collect();
+    assert_eq!(turns, [("<image>", "a teal circle")]);
+    assert_eq!(std::fs::read_to_string(out.join("test_captions.json")).unwrap(), "[]");
     assert_eq!(Image::open(&out.join("images/train/1.png")).unwrap(), Image::filled(2, 2, [1; 3]));
     assert_eq!(Image::open(&out.join("images/test/0.png")).unwrap(), Image::filled(2, 2, [0; 3]));
     let texts = std::fs::read_to_string(out.join("texts.txt")).unwrap();
     assert!(
-        texts.starts_with("what is it?\ncircle\nis it red?\nno\nis it blue?\nyes\nA chat between"),
+        texts.starts_with("a teal circle\nwhat is it?\ncircle\n")
+            && texts.contains("\nis it red?\nno\nis it blue?\nyes\nA chat between"),
         "{texts}"
     );
     // Once more over what is there: the same files.
@@ -103,6 +127,7 @@ fn the_command_prints_one_line_of_json() {
     assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
     assert_eq!(
         String::from_utf8(output.stdout).unwrap(),
-        "{\"test\":{\"images\":1,\"questions\":1},\"train\":{\"images\":2,\"questions\":3}}\n"
+        "{\"test\":{\"captions\":0,\"images\":1,\"questions\":1},\
+         \"train\":{\"captions\":1,\"images\":2,\"questions\":5}}\n"
     );
 }

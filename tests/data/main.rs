@@ -10,7 +10,7 @@ use std::path::{Path, PathBuf};
 
 use neva::config::schema::{LossReduction, Template};
 use neva::data::{DataOptions, Dataset, ImageTokens};
-use neva::image::{Image, Mode, Preprocess};
+use neva::image::{Augment, Image, Mode, Preprocess};
 use neva::model::{Batch, IGNORE};
 use neva::tokenizer::{Tokenizer, train};
 
@@ -48,6 +48,7 @@ impl Folder {
             image_token: tokenizer.id("<image>").unwrap(),
             image_marks: None,
             preprocess: Preprocess::clip(4, Mode::Square),
+            augment: Augment::default(),
             global_batch: 1,
             micro_batch: 1,
             shuffle: false,

@@ -4,8 +4,8 @@ use std::collections::HashSet;
 
 use neva::config::schema::{LossReduction, Template};
 use neva::data::{DataOptions, Dataset};
-use neva::image::{Mode, Preprocess};
-use neva::model::IGNORE;
+use neva::image::{Augment, Image, Mode, Preprocess};
+use neva::model::{Batch, IGNORE};
 use neva::tokenizer::Tokenizer;
 
 use super::{Folder, characters};
@@ -151,4 +151,44 @@ fn pixels_are_those_of_the_files_and_decoded_once() {
         std::fs::remove_file(ten.folder.0.join(format!("{image}.png"))).unwrap();
     }
     assert_eq!(data.in_order(0, 10).unwrap(), first);
+}
+
+#[test]
+fn changes_to_pictures_are_a_function_of_seed_epoch_and_sample() {
+    let ten = Ten::new("changes");
+    for image in 0..3u8 {
+        let mut drawn = Image::filled(4, 4, [0; 3]);
+        drawn.rgb.iter_mut().enumerate().for_each(|(at, sample)| *sample = 5 * at as u8 + image);
+        drawn.save_png(&ten.folder.0.join(format!("{image}.png"))).unwrap();
+    }
+    let change = |o: &mut DataOptions| o.augment = Augment { flip: true, shift: 2 };
+    let data = ten.open(change);
+    let steps: Vec<Batch> = (0..20).map(|step| data.batch(step, 0).unwrap()).collect();
+    assert_eq!(ten.open(change).batch(17, 0).unwrap(), steps[17], "whatever ran before");
+    let joined = [data.batch(3, 0).unwrap().pixels, data.batch(3, 1).unwrap().pixels].concat();
+    let whole = ten.open(|o| {
+        change(o);
+        o.micro_batch = 4;
+    });
+    assert_eq!(whole.batch(3, 0).unwrap().pixels, joined);
+    // The same pictures, but for the pixels as they are without.
+    let plain = ten.open(|_| {});
+    let same = |step: &usize| plain.batch(*step as u64, 0).unwrap().pixels == steps[*step].pixels;
+    let unchanged = (0..20).filter(|&step| steps[step].images > 0).filter(same).count();
+    assert!(unchanged < 5, "{unchanged} of 20 steps show their pictures as they are");
+    for (step, batch) in steps.iter().enumerate() {
+        let pixels = plain.batch(step as u64, 0).unwrap().pixels;
+        assert_eq!(*batch, Batch { pixels: batch.pixels.clone(), ..plain.batch(step as u64, 0).unwrap() });
+        assert_eq!(pixels.len(), batch.pixels.len());
+    }
+    assert_eq!(data.in_order(0, 10).unwrap(), plain.in_order(0, 10).unwrap(), "validation sees the files");
+    // A sample's picture is another one in most of its epochs.
+    let first = |step: u64| {
+        let place = data.global_batch(step).iter().position(|&index| index == 0)?;
+        let batch = whole.batch(step, 0).unwrap();
+        let before = data.global_batch(step)[..place].iter().filter(|index| index.is_multiple_of(2)).count();
+        Some(batch.pixels[before * 48..][..48].iter().map(|v| v.to_bits()).collect::<Vec<_>>())
+    };
+    let seen: Vec<_> = (0..40).filter_map(first).collect();
+    assert!(seen.len() >= 12 && seen.iter().collect::<HashSet<_>>().len() > seen.len() / 2);
 }
