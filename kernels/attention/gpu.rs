@@ -1,6 +1,6 @@
 //! Attention on a GPU: launches the kernels of the `.cu` files beside this one.
 
-use super::tiling::{BACKWARD, Defines, Exact, FORWARD, THREADS, WIDTHS, tiling};
+use super::tiling::{BACKWARD, Defines, Exact, FORWARD, THREADS, WIDTHS, tiling, with_defines};
 use super::{Attention, CachedAttention};
 use crate::device::gpu::{Gpu, Grid, KernelArg};
 use crate::device::program::Source;
@@ -15,15 +15,28 @@ const ROWS: Source = Source::new("attention/attention_rows.cu", include_str!("at
 const ROWS_THREADS: usize = 256;
 
 const fn forward_source(defines: Defines) -> Source {
-    Source { defines, ..Source::new("attention/attention_fwd.cu", include_str!("attention_fwd.cu")) }
+    let dynamic_bytes: fn(Defines, &str) -> usize =
+        |defines, _| with_defines(&FORWARD, defines).shared_bytes();
+    let text = include_str!("attention_fwd.cu");
+    Source { defines, dynamic_bytes: Some(dynamic_bytes), ..Source::new("attention/attention_fwd.cu", text) }
 }
 
 const fn backward_source(defines: Defines) -> Source {
-    Source { defines, ..Source::new("attention/attention_bwd.cu", include_str!("attention_bwd.cu")) }
+    let dynamic_bytes: fn(Defines, &str) -> usize = |defines, entry| {
+        let (kv, q) = with_defines(&BACKWARD, defines).shared_bytes();
+        if entry.contains("_kv_") { kv } else { q }
+    };
+    let text = include_str!("attention_bwd.cu");
+    Source { defines, dynamic_bytes: Some(dynamic_bytes), ..Source::new("attention/attention_bwd.cu", text) }
 }
 
 const fn exact_source(defines: Defines) -> Source {
-    Source { defines, ..Source::new("attention/attention_f32.cu", include_str!("attention_f32.cu")) }
+    let dynamic_bytes: fn(Defines, &str) -> usize = |defines, entry| {
+        let (forward, backward) = Exact::most_bytes(defines);
+        if entry.contains("_fwd_") { forward } else { backward }
+    };
+    let text = include_str!("attention_f32.cu");
+    Source { defines, dynamic_bytes: Some(dynamic_bytes), ..Source::new("attention/attention_f32.cu", text) }
 }
 
 /// Everything that [`forward`] and [`backward`] launch.
@@ -271,10 +284,10 @@ const MOST_CHUNK_BYTES: usize = 64 << 20;
 const ROWS_PER_SLOT: usize = 8;
 
 const fn tiles_source(defines: Defines) -> Source {
-    Source {
-        defines,
-        ..Source::new("attention/cached_attention_tiles.cu", include_str!("cached_attention_tiles.cu"))
-    }
+    let dynamic_bytes: fn(Defines, &str) -> usize =
+        |defines, _| with_defines(&FORWARD, defines).cached_bytes();
+    let (file, text) = ("attention/cached_attention_tiles.cu", include_str!("cached_attention_tiles.cu"));
+    Source { defines, dynamic_bytes: Some(dynamic_bytes), ..Source::new(file, text) }
 }
 
 /// Everything that [`cached`] launches.

@@ -15,14 +15,22 @@ pub const THREADS: u32 = 128;
 /// How many widths there are.
 pub const WIDTHS: usize = 6;
 const WARPS: usize = THREADS as usize / 32;
+/// The most values of a head that `infer` allows.
+const MOST_VALUES: usize = 256;
 
-/// Macros of a program.
-pub type Defines = &'static [(&'static str, &'static str)];
+pub use crate::device::program::Defines;
 
 /// A program for one width of heads.
 pub trait Tiling: 'static {
     /// Values of a head, padding included.
     fn head_width(&self) -> usize;
+    /// Its macros.
+    fn defines(&self) -> Defines;
+}
+
+/// The row of `table` with these macros.
+pub fn with_defines<T: Tiling>(table: &'static [T], defines: Defines) -> &'static T {
+    table.iter().find(|t| t.defines() == defines).expect("programs are made from rows of the table")
 }
 
 /// The program of `table`, in order of width, for heads of `head_dim` values.
@@ -50,6 +58,9 @@ macro_rules! tilings {
         impl Tiling for $type {
             fn head_width(&self) -> usize {
                 self.head_width
+            }
+            fn defines(&self) -> Defines {
+                self.defines
             }
         }
     };
@@ -165,6 +176,14 @@ impl Exact {
             ..=Self::WIDEST_OF_LARGE_TILES => Exact { rows: 32, defines: &[("TILE", "32")] },
             _ => Exact { rows: 16, defines: &[("TILE", "16")] },
         }
+    }
+
+    /// The most shared memory of a block, forward and backward, of the program with these macros.
+    pub fn most_bytes(defines: Defines) -> (usize, usize) {
+        let widths = [Self::WIDEST_OF_LARGE_TILES, MOST_VALUES];
+        let of = |width: &usize| Exact::new(*width).defines == defines;
+        let width = *widths.iter().find(|width| of(width)).expect("programs are made for these widths");
+        (Exact::new(width).forward_bytes(width), Exact::new(width).backward_bytes(width))
     }
 
     /// Threads of a block: eight to a row.

@@ -226,6 +226,8 @@ impl Gpu {
         args: &[KernelArg],
     ) -> Result<()> {
         assert!(args.len() <= MAX_ARGS, "{op}: {entry} takes {} arguments, at most {MAX_ARGS}", args.len());
+        let most = source.dynamic_bytes(entry).unwrap_or(usize::MAX);
+        assert!(grid.shared_bytes as usize <= most, "{op}: {entry} declares {most} bytes of dynamic memory");
         self.bind(op)?;
         let function = {
             let mut programs = self.programs.lock().unwrap_or_else(|e| e.into_inner());

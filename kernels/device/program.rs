@@ -32,15 +32,26 @@ pub struct Source {
     /// The text of that file.
     pub text: &'static str,
     /// Macros it is compiled with: names and values. The same file with others is another program.
-    pub defines: &'static [(&'static str, &'static str)],
+    pub defines: Defines,
     /// The architectures it is for, of [`prebuilt::ARCHITECTURES`].
     pub architectures: &'static [&'static str],
+    /// The most bytes of dynamic shared memory that launches give to a kernel, by the program's macros and the kernel's
+    /// name. None where nobody says.
+    pub dynamic_bytes: Option<fn(Defines, &str) -> usize>,
 }
+
+/// Macros: names and values.
+pub type Defines = &'static [(&'static str, &'static str)];
 
 impl Source {
     /// A source without macros, for every architecture.
     pub const fn new(file: &'static str, text: &'static str) -> Self {
-        Source { file, text, defines: &[], architectures: &prebuilt::ARCHITECTURES }
+        Source { file, text, defines: &[], architectures: &prebuilt::ARCHITECTURES, dynamic_bytes: None }
+    }
+
+    /// The most dynamic shared memory that a launch of `entry` takes, in bytes, if that is known beforehand.
+    pub fn dynamic_bytes(&self, entry: &str) -> Option<usize> {
+        self.dynamic_bytes.map(|bytes| bytes(self.defines, entry))
     }
 
     /// What the program is called: the stem of its file and the values of its macros.

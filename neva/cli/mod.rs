@@ -86,3 +86,48 @@ pub fn print(text: &str) -> Result<()> {
     let mut stdout = std::io::stdout().lock();
     stdout.write_all(text.as_bytes()).and_then(|()| stdout.flush()).map_err(Error::io("stdout"))
 }
+
+/// Bytes in units of a thousand, with three digits: `1.25 MB`.
+fn bytes(count: u64) -> String {
+    scaled(count, "B")
+}
+
+/// A count in units of a thousand, with three digits: `1.25 MFLOP`.
+fn scaled(count: u64, unit: &str) -> String {
+    let mut value = count as f64;
+    let mut prefix = "";
+    for larger in ["k", "M", "G", "T"] {
+        if value < 999.5 {
+            break;
+        }
+        (value, prefix) = (value / 1e3, larger);
+    }
+    let digits = match value {
+        _ if prefix.is_empty() => 0,
+        v if v >= 99.95 => 0,
+        v if v >= 9.995 => 1,
+        _ => 2,
+    };
+    format!("{value:.digits$} {prefix}{unit}")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn counts_have_three_digits() {
+        let cases = [
+            (0, "0 B"),
+            (999, "999 B"),
+            (1000, "1.00 kB"),
+            (33_536, "33.5 kB"),
+            (999_700, "1.00 MB"),
+            (503_316_480, "503 MB"),
+        ];
+        for (count, text) in cases {
+            assert_eq!(bytes(count), text);
+        }
+        assert_eq!(scaled(1_234_000, "FLOP"), "1.23 MFLOP");
+    }
+}

@@ -23,7 +23,7 @@ use std::process::Command;
 use super::bench::Dtype;
 use super::kernels::entries;
 use super::kernels_bench::{PassName, one_case};
-use super::print;
+use super::{bytes, print};
 use counts::Kernel;
 
 /// Count what an op's kernels do to memory, by source line, on the simulated GPU: sectors, bank conflicts, bytes read again
@@ -246,25 +246,6 @@ impl Report {
     }
 }
 
-/// `1.25 MB`: three digits, in units of a thousand.
-fn bytes(count: u64) -> String {
-    let mut value = count as f64;
-    let mut unit = "B";
-    for larger in ["kB", "MB", "GB"] {
-        if value < 999.5 {
-            break;
-        }
-        (value, unit) = (value / 1e3, larger);
-    }
-    let digits = match value {
-        _ if unit == "B" => 0,
-        v if v >= 99.95 => 0,
-        v if v >= 9.995 => 1,
-        _ => 2,
-    };
-    format!("{value:.digits$} {unit}")
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -273,15 +254,5 @@ mod tests {
     fn the_simulator_is_asked_to_count_whatever_else_it_is_asked() {
         assert_eq!(settings(""), "count=range");
         assert_eq!(settings("schedule=random:7,count=1"), "schedule=random:7,count=range");
-    }
-
-    #[test]
-    fn bytes_have_three_digits() {
-        let cases =
-            [(0, "0 B"), (999, "999 B"), (1000, "1.00 kB"), (33_536, "33.5 kB"), (999_700, "1.00 MB")];
-        for (count, text) in cases {
-            assert_eq!(bytes(count), text);
-        }
-        assert_eq!(bytes(503_316_480), "503 MB");
     }
 }
