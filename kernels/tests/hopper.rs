@@ -18,7 +18,11 @@ use std::env;
 
 /// The kernels without a mistake, and with each of those that `hopper.cu` lists.
 const fn planted(plant: &'static [(&'static str, &'static str)]) -> Source {
-    Source { file: "hopper.cu", text: include_str!("hopper.cu"), defines: plant, architectures: &["sm_90a"] }
+    Source {
+        defines: plant,
+        architectures: &["sm_90a"],
+        ..Source::new("hopper.cu", include_str!("hopper.cu"))
+    }
 }
 const SOUND: Source = planted(&[("PLANT", "0")]);
 const EARLY_RELEASE: Source = planted(&[("PLANT", "1")]);
@@ -30,10 +34,8 @@ const NO_WGMMA_WAIT: Source = planted(&[("PLANT", "6")]);
 const LESS_BYTES: Source = planted(&[("PLANT", "7")]);
 
 const MISUSE: Source = Source {
-    file: "hopper_misuse.cu",
-    text: include_str!("hopper_misuse.cu"),
-    defines: &[],
     architectures: &["sm_90a"],
+    ..Source::new("hopper_misuse.cu", include_str!("hopper_misuse.cu"))
 };
 
 fn gpu(device: &Device) -> &Gpu {
