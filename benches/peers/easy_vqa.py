@@ -131,7 +131,7 @@ model = LlavaForConditionalGeneration(LlavaConfig(
         initializer_range=born["init_method_std"]),
     image_token_index=image_token, image_seq_length=rows, vision_feature_layer=tower["vision_select_layer"])).float()
 
-begin = time.perf_counter()
+begin, begin_cpu = time.perf_counter(), time.process_time()
 for path, phase in zip(o.configs, phases):
     start, m = time.perf_counter(), phase["model"]
     template, optim, data = m["mm_cfg"]["llm"]["model_type"], m["optim"], m["data"]
@@ -169,7 +169,7 @@ for path, phase in zip(o.configs, phases):
             total = 0.0
     print(json.dumps({"phase": path.stem, "steps": steps, "seconds": round(time.perf_counter() - start, 1)}), flush=True)
 
-trained = time.perf_counter() - begin
+trained, trained_cpu = time.perf_counter() - begin, time.process_time() - begin_cpu
 model.eval()
 asked = [(image, question.replace("<image>\n", ""), answer)
          for image, turns in records(data["validation_data_path"]) for question, answer in turns]
@@ -185,5 +185,5 @@ with torch.no_grad():
             new = new[:new.index(eos)] if eos in new else new
             right += pieces.decode(new).strip().lower() == answer.lower()
 print(json.dumps({"accuracy": right / len(asked), "correct": right, "questions": len(asked), "threads": o.threads,
-                  "train_seconds": round(trained, 1), "seconds": round(time.perf_counter() - begin, 1),
-                  "torch": torch.__version__}), flush=True)
+                  "train_seconds": round(trained, 1), "train_cpu_seconds": round(trained_cpu, 1),
+                  "seconds": round(time.perf_counter() - begin, 1), "torch": torch.__version__}), flush=True)
