@@ -8,7 +8,7 @@ use neva::config::Config;
 use neva::train;
 use simulated::{simulated, text};
 use std::env;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::process::Command;
 use tiny::{STEPS, assert_same, data, scratch, yaml};
 
@@ -72,6 +72,13 @@ fn answers_in_f32_on_a_gpu_are_those_of_the_cpu() {
     });
 }
 
+/// The same command in a process without the fault ends with the bytes of a run that never had one.
+fn goes_on(name: &str) {
+    let dir = PathBuf::from(env!("CARGO_TARGET_TMPDIR")).join(name);
+    let run = |name| train::run(&config(&dir, name, &["trainer.accelerator=gpu"]), &|_| false).unwrap();
+    assert_same(&run("whole").checkpoint, &run("run").checkpoint, name);
+}
+
 /// Trains on the GPU until it fails; what it says.
 fn failure(name: &str) -> String {
     let dir = scratch(name);
@@ -84,7 +91,10 @@ fn failure(name: &str) -> String {
 #[test]
 fn a_device_that_is_lost_leaves_the_last_checkpoint() {
     // Far behind the first checkpoint, which is that of step 2, and before the last.
-    simulated(&[&[("NEVA_SIM_FAULT", "launch:1100")]], || {
+    simulated(&[&[("NEVA_SIM_FAULT", "launch:1100")], &[]], || {
+        if env::var_os("NEVA_SIM_FAULT").is_none() {
+            return goes_on("gpu-lost");
+        }
         let message = failure("gpu-lost");
         assert!(
             message.contains("the device is lost to this process (NEVA_SYNC=1 names the op at fault)"),
@@ -103,5 +113,22 @@ fn a_run_without_room_says_what_would_need_less() {
         assert!(message.starts_with("0 saved: out of memory on cuda:0: asked for "), "{message}");
         let advice = " are free; a smaller model.micro_batch_size or model.encoder_seq_length needs less";
         assert!(message.ends_with(advice), "{message}");
+    });
+}
+
+#[test]
+fn a_run_whose_room_ends_later_leaves_the_last_checkpoint() {
+    simulated(&[&[("NEVA_SIM_FAULT", "alloc:1100,alloc:1101")], &[]], || {
+        if env::var_os("NEVA_SIM_FAULT").is_none() {
+            return goes_on("gpu-full-later");
+        }
+        let message = failure("gpu-full-later");
+        assert!(
+            !message.starts_with("0 saved")
+                && message.contains(" saved: out of memory on cuda:0: asked for "),
+            "{message}"
+        );
+        let advice = " are free; a smaller model.micro_batch_size or model.encoder_seq_length needs less";
+        assert!(message.contains(&format!("{advice}; the last checkpoint stands (")), "{message}");
     });
 }

@@ -192,7 +192,7 @@ SIM_EXPORT Result cuMemFree_v2(Pointer pointer) {
     auto it = context.allocations.find(pointer);
     if (it == context.allocations.end()) return INVALID_VALUE;
     if (it->second.pooled) context.pool.give(it->second.bytes);
-    else run_all(context), context.plain_bytes -= it->second.bytes;
+    else driver.waits++, run_all(context), context.plain_bytes -= it->second.bytes;
     context.allocations.erase(it);
     release(context, pointer);
     return driver.sticky;

@@ -144,6 +144,8 @@ static const Attribute ATTRIBUTES[] = {
     {120, 0},         // launches across clusters: not simulated
 };
 
+static void report_waits() { fprintf(stderr, "waits=%llu\n", static_cast<unsigned long long>(driver.waits)); }
+
 }  // namespace sim
 
 using namespace sim;
@@ -160,6 +162,7 @@ SIM_EXPORT Result cuInit(unsigned flags) {
     std::string wrong = driver.faults.parse(text);
     if (!wrong.empty()) return complain(INVALID_VALUE, "NEVA_SIM_FAULT: " + wrong);
   }
+  if (driver.settings.waits) atexit(report_waits);
   driver.initialised = true;
   return SUCCESS;
 }

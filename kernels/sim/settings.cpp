@@ -49,8 +49,10 @@ std::string parse(const char* text, Settings& settings) {
     } else if (pair == "count=1" || pair == "count=range") {
       settings.count = true;
       settings.range = pair == "count=range";
+    } else if (pair == "waits=1") {
+      settings.waits = true;
     } else {
-      return pair + ": expected schedule=…, late, early, memory=…, check=…, count=1 or count=range";
+      return pair + ": expected schedule=…, late, early, memory=…, check=…, count=1, count=range or waits=1";
     }
   }
   return "";

@@ -9,6 +9,8 @@
 //                                               see (proxy, with race); see checker.h
 //   count=1 | count=range                       counts what a profiler would show, of all launches or of those between
 //                                               cuProfilerStart and cuProfilerStop; see counters.h
+//   waits=1                                     a line waits=N on standard error when the process ends: how many calls
+//                                               waited for the device
 //
 // check and count see every access of a kernel, so kernels are compiled in another way for them: instrumented.
 #pragma once
@@ -26,6 +28,7 @@ struct Settings {
   bool early = false;
   size_t memory_bytes = size_t{8} << 30;
   bool races = false, bounds = false, proxy = false;
+  bool waits = false;
   bool count = false, range = false;  // range: count only between cuProfilerStart and cuProfilerStop
 
   bool instrumented() const { return races || bounds || count; }

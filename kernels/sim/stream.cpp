@@ -161,6 +161,7 @@ SIM_EXPORT Result cuStreamSynchronize(void* handle) {
   return call([&](Context& context) {
     std::shared_ptr<Stream> stream;
     if (Result refused = for_waiting(context, handle, stream)) return refused;
+    driver.waits++;
     stream->end().reach();
     return waited(context);
   });
@@ -177,6 +178,7 @@ SIM_EXPORT Result cuStreamQuery(void* handle) {
 SIM_EXPORT Result cuCtxSynchronize() {
   return call([](Context& context) {
     if (Result refused = refuse_in_capture(context)) return refused;
+    driver.waits++;
     run_all(context);
     return waited(context);
   });
@@ -243,6 +245,7 @@ SIM_EXPORT Result cuEventSynchronize(void* handle) {
   return call([&](Context& context) {
     std::shared_ptr<Event> event;
     if (Result refused = for_waiting(context, handle, event)) return refused;
+    driver.waits++;
     event->point.reach();
     return waited(context);
   });

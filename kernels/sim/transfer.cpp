@@ -60,6 +60,7 @@ static Result download(Context& context, void* to, Pointer from, size_t bytes, v
     memcpy(to, host(from), bytes);
   });
   if (result || pinned || recorded) return result;
+  driver.waits++;
   stream_of(context, stream)->end().reach();
   return driver.sticky;
 }
@@ -90,7 +91,9 @@ static Result fill(Context& context, Pointer to, T value, size_t count, void* st
 template <class F>
 static Result blocking(F body) {
   return call([&](Context& context) -> Result {
+    uint64_t counted = driver.waits;
     if (Result wrong = body(context)) return wrong;
+    if (driver.waits == counted) driver.waits++;  // a download from ordinary memory has counted itself
     context.legacy->end().reach();
     return driver.sticky;
   });

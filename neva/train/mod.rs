@@ -93,11 +93,17 @@ pub fn run_on(device: &Device, config: &Config, stop: &(dyn Fn(u64) -> bool + Sy
                 "{e}; the last checkpoint stands ({}): run the same command to go on from it",
                 last.display()
             )),
+            (Error::Engine(e @ engine::Error::OutOfMemory { .. }), Some(last)) => {
+                Error::Usage(format!("{e}; {NEEDS_LESS}; the last checkpoint stands ({})", last.display()))
+            }
             (error, _) => error,
         })
     })
-    .map_err(|e| e.advise("a smaller model.micro_batch_size or model.encoder_seq_length needs less"))
+    .map_err(|e| e.advise(NEEDS_LESS))
 }
+
+/// What a run without room for it is told.
+const NEEDS_LESS: &str = "a smaller model.micro_batch_size or model.encoder_seq_length needs less";
 
 /// Runs `f` on a thread pool of this many threads (all cores if None).
 pub fn in_pool<T: Send>(threads: Option<usize>, f: impl FnOnce() -> Result<T> + Send) -> Result<T> {

@@ -1,5 +1,5 @@
 //! A data set, a tokenizer and a model so small that a run takes a blink: what tests of training start from.
-#![allow(clippy::unwrap_used)]
+#![allow(clippy::unwrap_used, dead_code)] // each test file uses some of it
 
 use neva::image::Image;
 use neva::tokenizer;
