@@ -125,6 +125,20 @@ impl Tiles {
         }
     }
 
+    /// As [`Tiles::load`], of rows that will have left the first-level cache before they are read again, so that they do not
+    /// push out what stays.
+    ///
+    /// # Safety
+    /// The rows are readable.
+    #[inline(always)]
+    pub unsafe fn stream<const T: usize>(&self, from: *const u8, stride: usize) {
+        // SAFETY: the tiles are configured; the caller promises the rows.
+        unsafe {
+            asm!("tileloaddt1 tmm{t}, [{from} + {stride}]", t = const T, from = in(reg) from, stride = in(reg) stride,
+                options(nostack, readonly, preserves_flags));
+        }
+    }
+
     /// The 16 rows of tile T, `stride` bytes apart.
     ///
     /// # Safety

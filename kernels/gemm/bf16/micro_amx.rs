@@ -8,7 +8,8 @@ use super::{Call, Tile};
 use crate::amx::{ROW_BYTES, Tiles};
 
 /// See the module.
-pub const BF16: Tile = Tile { rows: 2 * LANES, cols: 2 * LANES, depth: 1280, task_flops: 32 << 20, run };
+pub const BF16: Tile =
+    Tile { rows: 2 * LANES, cols: 2 * LANES, depth: 4096, near: 512, task_flops: 32 << 20, run };
 
 /// # Safety
 /// As [`super::Run`] says.
@@ -56,11 +57,11 @@ unsafe fn kernel<const TWO_ROWS: bool, const TWO_COLS: bool>(tiles: &Tiles, call
     for _ in 0..call.units {
         // SAFETY: the operands hold `units` units of these sizes.
         unsafe {
-            tiles.load::<6>(b, row_bytes);
+            tiles.stream::<6>(b, row_bytes);
             tiles.load::<4>(a, left_row);
             tiles.multiply::<0, 4, 6>();
             if TWO_COLS {
-                tiles.load::<7>(b.wrapping_add(ROW_BYTES), row_bytes);
+                tiles.stream::<7>(b.wrapping_add(ROW_BYTES), row_bytes);
                 tiles.multiply::<1, 4, 7>();
             }
             if TWO_ROWS {

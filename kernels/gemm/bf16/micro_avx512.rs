@@ -11,7 +11,8 @@ use std::arch::x86_64::*;
 const ROWS: usize = 8;
 
 /// See the module.
-pub const BF16: Tile = Tile { rows: ROWS, cols: 3 * LANES, depth: 1024, task_flops: 8 << 20, run };
+pub const BF16: Tile =
+    Tile { rows: ROWS, cols: 3 * LANES, depth: 1024, near: 1024, task_flops: 8 << 20, run };
 
 macro_rules! table {
     ($vectors:literal) => {

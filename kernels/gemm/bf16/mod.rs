@@ -34,8 +34,11 @@ use bytemuck::cast_slice;
 use pack::{LANES, STEPS, UNIT};
 use std::ops::Range;
 
-/// The most elements of the right operand packed at once: 1 MiB of a second-level cache of 2 MiB.
-const MAX_RIGHT: usize = 512 << 10;
+/// The most elements of the right operand packed at once: 768 KiB of a second-level cache of 2 MiB.
+const MAX_RIGHT: usize = 384 << 10;
+
+/// About the most elements of the left operand packed at once.
+const MAX_TURNED: usize = 192 << 10;
 
 /// The most rows whose sums are kept from one block of k to the next.
 const MAX_ROWS: usize = 1024;
@@ -50,8 +53,10 @@ pub struct Tile {
     pub rows: usize,
     /// The most columns of one call.
     pub cols: usize,
-    /// The most steps of k of one call, and packed at once.
+    /// The most steps of k packed at once.
     pub depth: usize,
+    /// The most of one call, if there are many strips: rows of the left operand that stay in a first-level cache.
+    pub near: usize,
     /// The least floating-point operations that are worth a task of their own: some 20 us.
     pub task_flops: usize,
     /// The micro-kernel.
@@ -236,8 +241,9 @@ impl<C: Real<Acc = f32>> Part<'_, C> {
         let width = even(cols.len(), (MAX_RIGHT / deep).max(self.tile.cols), self.tile.cols);
         for cols in pieces(cols, width) {
             for rows in pieces(rows, height) {
-                // Rows that fill no unit are packed, since nothing may be read behind the last one.
-                let whole = if self.in_place(deep) { rows.len() / LANES * LANES } else { 0 };
+                // Rows that fill no panel are packed, since nothing may be read behind the last one.
+                let panel = self.tile.rows.max(LANES);
+                let whole = if self.in_place(deep) { rows.len() / panel * panel } else { 0 };
                 let direct = rows.start + whole;
                 // SAFETY: the caller's promise.
                 unsafe { self.sum((&rows, direct), &cols, deep, scratch) };
@@ -266,15 +272,31 @@ impl<C: Real<Acc = f32>> Part<'_, C> {
     ) {
         let tile = &self.tile;
         let blocks = self.k.div_ceil(deep).max(1);
-        // Rows that are packed together.
-        let group = tile.rows.max(LANES);
+        let panel = tile.rows.max(LANES);
+        // Rows that are packed together: many if they are contiguous, so that lines are read whole and one after the other.
+        let group = match self.left.col {
+            1 => panel,
+            _ => (MAX_TURNED / deep).next_multiple_of(panel).min(rows.len().next_multiple_of(panel)),
+        };
         let padded = cols.len().next_multiple_of(LANES);
         let block = tile.rows * tile.cols;
         let Scratch { a, b, c } = scratch;
         let packed_left = a.take::<bf16>(group * deep);
         let packed_right = b.take::<bf16>(deep * padded);
-        // Sums that wait for the next block of k, or those of two calls.
-        let sums_len = if blocks == 1 { 2 * block } else { rows.len().next_multiple_of(tile.rows) * padded };
+        // Steps of one call: if there are many strips, so few that the left operand stays in a first-level cache.
+        let units_of = |depth: usize| depth.div_ceil(STEPS).max(1);
+        let step = if cols.len() > 2 * tile.cols {
+            even(units_of(deep), tile.near / STEPS, 1)
+        } else {
+            units_of(deep)
+        };
+        // Sums that wait for the next block of k, for the next steps of it, or for the next call.
+        let alone = step >= units_of(deep);
+        let sums_len = match (blocks, alone) {
+            (1, true) => 2 * block,
+            (1, false) => panel * padded,
+            _ => rows.len().next_multiple_of(tile.rows) * padded,
+        };
         let sums = c.take::<f32>(sums_len);
         // Stored behind the next call: reading sums at once would wait for the arithmetic to end.
         let mut pending: Option<Done> = None;
@@ -288,52 +310,69 @@ impl<C: Real<Acc = f32>> Part<'_, C> {
                 let strip = |j: usize| (j, tile.strip(cols.end - j));
                 std::iter::successors(Some(strip(cols.start)), move |last| next(last).map(strip))
             };
-            for (j, width) in strips() {
-                let (from, to) = (self.right.from(first, j), &mut packed_right[(j - cols.start) * deep..]);
-                // SAFETY: the path is one that this machine has.
-                unsafe { pack::right(from, depth, width.min(cols.end - j), width, to) };
+            // Rows of the right operand, if contiguous, are read to their end, and not piece by piece.
+            let run = if self.right.col == 1 { STEPS } else { depth.max(1) };
+            for k in (0..depth).step_by(run) {
+                for (j, width) in strips() {
+                    let to = &mut packed_right[(j - cols.start) * deep + k * width..];
+                    let from = self.right.from(first + k, j);
+                    // SAFETY: the path is one that this machine has.
+                    unsafe { pack::right(from, run.min(depth - k), width.min(cols.end - j), width, to) };
+                }
             }
-            for i in rows.clone().step_by(group) {
-                let height = group.min(rows.end - i);
+            let layout = Left { row: STEPS, unit: UNIT, panel: units * UNIT };
+            for i in rows.clone().step_by(panel) {
+                let height = panel.min(rows.end - i);
                 let left = self.left.from(i, first);
                 let (left, layout) = if i < direct {
                     let row = self.left.row;
                     (left.data.as_ptr(), Left { row, unit: STEPS, panel: LANES * row })
                 } else {
-                    // SAFETY: the path is one that this machine has.
-                    unsafe { pack::left(left, height, depth, packed_left) };
-                    (packed_left.as_ptr(), Left { row: STEPS, unit: UNIT, panel: units * UNIT })
+                    let within = (i - rows.start) % group;
+                    if within == 0 {
+                        // SAFETY: the path is one that this machine has.
+                        unsafe { pack::left(left, group.min(rows.end - i), depth, packed_left) };
+                    }
+                    (packed_left[within / LANES * layout.panel..].as_ptr(), layout)
                 };
-                for (j, width) in strips() {
-                    for row in (0..height).step_by(tile.rows) {
-                        let at = match blocks {
-                            1 => calls % 2 * block,
-                            _ => (i - rows.start + row) * padded + (j - cols.start) * tile.rows,
-                        };
-                        calls += 1;
-                        let sums = sums[at..][..tile.rows * width].as_mut_ptr();
-                        let rows = tile.rows.min(height - row);
-                        let call = Call {
-                            rows,
-                            width,
-                            units,
-                            left: left.wrapping_add(row * layout.row),
-                            left_row: layout.row,
-                            left_unit: layout.unit,
-                            left_panel: layout.panel,
-                            right: packed_right[(j - cols.start) * deep..].as_ptr(),
-                            sums,
-                            first: number == 0,
-                            tiles: self.tiles,
-                        };
-                        // SAFETY: the left operand lies or was packed as `layout` says, the strip was packed for these
-                        // columns, and the block of sums is of this size.
-                        unsafe { (tile.run)(&call) };
-                        if last {
-                            let cols = (j, width.min(cols.end - j));
-                            let done = Done { sums, width, rows: (i + row, rows), cols };
+                for unit in (0..units_of(depth)).step_by(step) {
+                    let done = last && unit + step >= units;
+                    for (j, width) in strips() {
+                        for row in (0..height).step_by(tile.rows) {
+                            let beside = (j - cols.start) * tile.rows;
+                            let at = match (blocks, alone) {
+                                (1, true) => calls % 2 * block,
+                                (1, false) => row * padded + beside,
+                                _ => (i - rows.start + row) * padded + beside,
+                            };
+                            calls += 1;
+                            let sums = sums[at..][..tile.rows * width].as_mut_ptr();
+                            let rows = tile.rows.min(height - row);
+                            let right = &packed_right[(j - cols.start) * deep + unit * STEPS * width..];
+                            let call = Call {
+                                rows,
+                                width,
+                                units: step.min(units - unit),
+                                left: left.wrapping_add(row * layout.row + unit * layout.unit),
+                                left_row: layout.row,
+                                left_unit: layout.unit,
+                                left_panel: layout.panel,
+                                right: right.as_ptr(),
+                                sums,
+                                first: number == 0 && unit == 0,
+                                tiles: self.tiles,
+                            };
                             // SAFETY: the caller's promise.
-                            unsafe { self.store(pending.replace(done)) };
+                            unsafe { self.store(pending.take_if(|pending| pending.sums == sums)) };
+                            // SAFETY: the left operand lies or was packed as `layout` says, the strip was packed for
+                            // these columns, and the block of sums is of this size.
+                            unsafe { (tile.run)(&call) };
+                            if done {
+                                let cols = (j, width.min(cols.end - j));
+                                let done = Done { sums, width, rows: (i + row, rows), cols };
+                                // SAFETY: the caller's promise.
+                                unsafe { self.store(pending.replace(done)) };
+                            }
                         }
                     }
                 }

@@ -34,16 +34,16 @@ pub fn left(a: Matrix<bf16>, rows: usize, depth: usize, out: &mut [bf16]) {
     if panel == 0 {
         return;
     }
-    for (i, out) in (0..rows).step_by(LANES).zip(out.chunks_exact_mut(panel)) {
-        let rows = LANES.min(rows - i);
-        let a = a.from(i, 0);
-        if a.col == 1 {
-            left_rows(a, rows, depth, out);
-        } else {
-            for (k, unit) in (0..depth).step_by(STEPS).zip(out.as_chunks_mut::<UNIT>().0) {
-                let depth = STEPS.min(depth - k);
-                turn_unit(a.from(0, k), rows, depth, unit);
-            }
+    if a.col == 1 {
+        for (i, out) in (0..rows).step_by(LANES).zip(out.chunks_exact_mut(panel)) {
+            left_rows(a.from(i, 0), LANES.min(rows - i), depth, out);
+        }
+        return;
+    }
+    for k in (0..depth).step_by(STEPS) {
+        for (i, out) in (0..rows).step_by(LANES).zip(out.chunks_exact_mut(panel)) {
+            let unit = &mut out.as_chunks_mut::<UNIT>().0[k / STEPS];
+            turn_unit(a.from(i, k), LANES.min(rows - i), STEPS.min(depth - k), unit);
         }
     }
 }
@@ -94,6 +94,7 @@ fn turn_unit(a: Matrix<bf16>, rows: usize, depth: usize, unit: &mut [bf16; UNIT]
 fn interleaved(data: &[bf16], distance: usize, k: usize, lines: usize, count: usize) -> __m512i {
     prefetch(data, (k + 16) * distance);
     prefetch(data, (k + 17) * distance);
+
     let line = |k: usize| {
         if k >= lines || count == 0 {
             return _mm512_setzero_si512();
@@ -116,31 +117,52 @@ fn interleaved(data: &[bf16], distance: usize, k: usize, lines: usize, count: us
 pub fn right(b: Matrix<bf16>, depth: usize, cols: usize, width: usize, out: &mut [bf16]) {
     let out = &mut out[..depth.next_multiple_of(STEPS) * width];
     for j in (0..width).step_by(LANES) {
-        let cols = cols.saturating_sub(j);
+        let cols = LANES.min(cols.saturating_sub(j));
         let b = b.from(0, j);
         for (k, out) in (0..depth).step_by(STEPS).zip(out.chunks_exact_mut(STEPS * width)) {
-            let depth = STEPS.min(depth - k);
-            let mut pairs = [_mm512_setzero_si512(); LANES];
-            if b.col == 1 {
-                for (pair, i) in pairs.iter_mut().zip((0..depth).step_by(2)) {
-                    *pair = interleaved(b.data, b.row, k + i, k + depth, cols);
+            let steps = STEPS.min(depth - k);
+            let pairs = if b.col == 1 {
+                let mut pairs = [_mm512_setzero_si512(); LANES];
+                for (pair, i) in pairs.iter_mut().zip((0..steps).step_by(2)) {
+                    *pair = interleaved(b.data, b.row, k + i, k + steps, cols);
                 }
+                pairs
             } else {
-                for (i, column) in pairs.iter_mut().enumerate().take(cols) {
-                    prefetch(b.data, (i + LANES) * b.col + k);
-                    let from = &b.data[i * b.col + k..][..depth];
-                    // SAFETY: the mask covers the slice, and nothing else is read.
-                    *column = unsafe { _mm512_maskz_loadu_epi16(mask32(depth), from.as_ptr().cast()) };
+                // The next columns, in the order of addresses, which the hardware takes as one stream.
+                let (units, first) = (depth.div_ceil(STEPS), k / STEPS * LANES);
+                for line in first..first + LANES {
+                    prefetch(b.data, (LANES + line / units) * b.col + line % units * STEPS);
                 }
-                pairs = turn(pairs);
-            }
-            for (pair, out) in pairs.into_iter().zip(out.chunks_exact_mut(2 * width)) {
-                let to = &mut out[2 * j..][..STEPS];
+                turn(columns(b, k, steps, cols))
+            };
+            for i in 0..LANES {
+                let to = &mut out[2 * (i * width + j)..][..STEPS];
                 // SAFETY: a register of bf16 is written to as many.
-                unsafe { _mm512_storeu_si512(to.as_mut_ptr().cast(), pair) };
+                unsafe { _mm512_storeu_si512(to.as_mut_ptr().cast(), pairs[i]) };
             }
         }
     }
+}
+
+/// `steps` steps from k of `cols` columns, a register for each; zero beyond.
+#[inline]
+#[target_feature(enable = "avx512f,avx512bw")]
+fn columns(b: Matrix<bf16>, k: usize, steps: usize, cols: usize) -> [__m512i; LANES] {
+    let mut columns = [_mm512_setzero_si512(); LANES];
+    if (steps, cols) == (STEPS, LANES) {
+        let whole = &b.data[k..][..(LANES - 1) * b.col + STEPS];
+        for (i, column) in columns.iter_mut().enumerate() {
+            // SAFETY: the last column ends where `whole` does.
+            *column = unsafe { _mm512_loadu_si512(whole.as_ptr().add(i * b.col).cast()) };
+        }
+        return columns;
+    }
+    for (i, column) in columns.iter_mut().enumerate().take(cols) {
+        let from = &b.data[i * b.col + k..][..steps];
+        // SAFETY: the mask covers the slice, and nothing else is read.
+        *column = unsafe { _mm512_maskz_loadu_epi16(mask32(steps), from.as_ptr().cast()) };
+    }
+    columns
 }
 
 /// Pair k of register j becomes pair j of register k.
