@@ -7,7 +7,8 @@ mod simulated;
 use kernels::attention::{Attention, CachedAttention};
 use kernels::op::Want;
 use kernels::{Buffer, DType, Device, Needs, Op, Role, Spec, run};
-use simulated::simulated;
+use simulated::{simulated, simulator, text};
+use std::process::Command;
 
 const DTYPES: [DType; 2] = [DType::F32, DType::Bf16];
 
@@ -117,4 +118,32 @@ fn a_decoded_row_is_the_same_alone_and_in_a_batch() {
             }
         }
     });
+}
+
+/// Runs `neva kernels check attention` with these arguments, under these settings of the simulator.
+fn checked(settings: &str, arguments: &[&str]) {
+    let Some(simulator) = simulator() else { return };
+    let output = Command::new(env!("CARGO_BIN_EXE_neva"))
+        .args(["kernels", "check", "attention", "--device", "cuda"])
+        .args(arguments)
+        .env_remove("NEVA_KERNEL_DIR")
+        .envs(simulator.environment())
+        .env("NEVA_SIM", settings)
+        .output()
+        .unwrap();
+    assert!(output.status.success(), "{settings} {arguments:?}: {}", text(&output));
+}
+
+#[test]
+fn cases_agree_on_a_card_whose_blocks_have_less_shared_memory() {
+    for settings in ["shared=101376", "shared=101376,schedule=random:7,check=race+bounds"] {
+        checked(settings, &["--case", "head_dim"]);
+    }
+}
+
+#[test]
+fn cases_agree_when_sums_are_made_in_any_order() {
+    for settings in ["schedule=highest", "check=race+bounds"] {
+        checked(settings, &["--case", "several tiles", "--any-order"]);
+    }
 }

@@ -112,7 +112,12 @@ fn attention_reads_keys_once_per_tile_of_queries() {
     let kernel = |name: &str| moved("attention", case, "backward", name).unwrap();
     let rows = kernel("attention_bwd_rows_bf16");
     assert_eq!((rows["dout"].read, rows["out"].read), (ROW, ROW));
-    let (keys, queries) = (kernel("attention_bwd_kv_bf16"), kernel("attention_bwd_q_bf16"));
-    assert_eq!((keys["dqkv"].written, queries["dqkv"].written), (2 * ROW, ROW));
-    assert_eq!(queries["dout"].read, ROW);
+    // Two tiles of 128 keys go over three of 64 queries each: q and dout twice, k and v once. The sums of dq are in f32, of
+    // nine groups of 16 rows: the first tile of keys writes them, the second one adds.
+    let sums = 9 * 16 * 128 * 4;
+    let (scores, queries) = (kernel("attention_bwd_kv_bf16"), kernel("attention_bwd_q_bf16"));
+    let (qkv, dqkv, dq) = (&scores["qkv"], &scores["dqkv"], &scores["dq"]);
+    assert_eq!((qkv.read, scores["dout"].read), (2 * ROW + 2 * ROW, 2 * ROW));
+    assert_eq!((dqkv.written, dq.read, dq.written, dq.written_least), (2 * ROW, 0, 2 * sums, sums));
+    assert_eq!((queries["dq"].read, queries["dqkv"].written), (sums, ROW));
 }

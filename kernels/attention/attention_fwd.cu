@@ -62,8 +62,10 @@ KERNEL_AT_LEAST(THREADS, 2, attention_fwd_bf16, const bf16* qkv /* (tokens, (hea
   const Run run = {rows + key_column(h, kv_head), rows + value_column(h, kv_head), stride, seen, head_dim};
   attend(a, queries + warp_row * HEAD_WIDTH, ring, run, limits, scale, true);
 
-  if (warp_rows == 0) return;
-  const u64 row = begin + warp_first;
+  const u32 own_row = fresh_thread_index() / 32 * WARP_QUERIES, own_first = first + own_row;
+  if (own_first >= sequence.count) return;
+  const u64 row = begin + own_first;
   finish(a, out + row * heads * head_dim + query_column(h, head), (u64)heads * head_dim,
-         lse ? lse + row * heads + head : lse, heads, warp_rows, head_dim, scale, queries + warp_row * HEAD_WIDTH);
+         lse ? lse + row * heads + head : lse, heads, sequence.count - own_first, head_dim, scale,
+         queries + own_row * HEAD_WIDTH);
 }

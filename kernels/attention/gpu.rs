@@ -1,11 +1,13 @@
 //! Attention on a GPU: launches the kernels of the `.cu` files beside this one.
 
-use super::tiling::{BACKWARD, Defines, Exact, FORWARD, THREADS, WIDTHS, tiling, with_defines};
+use super::tiling::{
+    BACKWARD, BackwardTiling, Defines, Exact, FORWARD, THREADS, WIDTHS, tiling, with_defines,
+};
 use super::{Attention, CachedAttention};
 use crate::device::gpu::{Gpu, Grid, KernelArg};
 use crate::device::program::Source;
 use crate::op::{Backward, Forward};
-use crate::{Buffer, DType, Error, Result, Spec};
+use crate::{Buffer, DType, Error, Result, Role, Spec};
 use std::f64::consts::LOG2_E;
 
 const NAME: &str = "attention";
@@ -23,8 +25,8 @@ const fn forward_source(defines: Defines) -> Source {
 
 const fn backward_source(defines: Defines) -> Source {
     let dynamic_bytes: fn(Defines, &str) -> usize = |defines, entry| {
-        let (kv, q) = with_defines(&BACKWARD, defines).shared_bytes();
-        if entry.contains("_kv_") { kv } else { q }
+        let tiling = with_defines(&BACKWARD, defines);
+        if entry.contains("_kv_") { tiling.shared_bytes() } else { tiling.summed_bytes() }
     };
     let text = include_str!("attention_bwd.cu");
     Source { defines, dynamic_bytes: Some(dynamic_bytes), ..Source::new("attention/attention_bwd.cu", text) }
@@ -40,14 +42,15 @@ const fn exact_source(defines: Defines) -> Source {
 }
 
 /// Everything that [`forward`] and [`backward`] launch.
-pub const PROGRAMS: [Source; 3 + 2 * WIDTHS] = {
-    let mut all = [const { ROWS }; 3 + 2 * WIDTHS];
+pub const PROGRAMS: [Source; 3 + 3 * WIDTHS] = {
+    let mut all = [const { ROWS }; 3 + 3 * WIDTHS];
     all[1] = exact_source(Exact::new(Exact::WIDEST_OF_LARGE_TILES).defines);
     all[2] = exact_source(Exact::new(usize::MAX).defines);
     let mut i = 0;
     while i < WIDTHS {
         all[3 + i] = forward_source(FORWARD[i].defines);
-        all[3 + WIDTHS + i] = backward_source(BACKWARD[i].defines);
+        all[3 + WIDTHS + 2 * i] = backward_source(BACKWARD[2 * i].defines);
+        all[4 + WIDTHS + 2 * i] = backward_source(BACKWARD[2 * i + 1].defines);
         i += 1;
     }
     all
@@ -71,10 +74,15 @@ impl<'a> Shape<'a> {
         Shape { op, tokens: qkv.dims()[0], sequences: sequences.dims()[0] - 1 }
     }
 
+    /// The most rows that a sequence has.
+    fn longest(&self) -> usize {
+        self.op.max_len.min(self.tokens)
+    }
+
     /// Blocks of one tile of `rows` rows, for each tile of the longest sequence, each of `heads` heads and each
     /// sequence; tiles run fastest. Returns the tiles too.
     fn grid(&self, rows: usize, heads: usize, threads: u32, shared_bytes: usize) -> Result<(Grid, u32)> {
-        let tiles = self.op.max_len.min(self.tokens).div_ceil(rows);
+        let tiles = self.longest().div_ceil(rows);
         let blocks = number(NAME, "blocks", tiles * heads * self.sequences)?;
         let grid = Grid { blocks: [blocks, 1, 1], threads, shared_bytes: shared_bytes as u32 };
         Ok((grid, tiles as u32))
@@ -146,96 +154,123 @@ pub fn forward(
     unsafe { gpu.launch(NAME, &source, entry, grid, &args) }
 }
 
-/// Gives dqkv: first what backward needs of each query, then dk and dv, then dq.
+/// Gives dqkv: first what backward needs of each query, then the rest, as the type has it.
 pub fn backward(op: &Attention, gpu: &Gpu, io: &mut Backward) -> Result<()> {
     let mut dqkv = io.alloc(io.saved(0).spec())?;
     let (qkv, sequences, out, lse) = (io.saved(0), io.saved(1), io.saved(2), io.saved(3));
+    let (run, unit): (fn(&Gpu, &Kept, &mut Buffer) -> Result<()>, f64) = match qkv.dtype() {
+        DType::Bf16 => (backward_bf16, LOG2_E),
+        DType::F32 => (backward_f32, 1.0),
+        got => return Err(Error::DType { op: NAME, expected: "f32 or bf16 on a GPU", got }),
+    };
     let shape = Shape::new(op, qkv, sequences);
-    let Passes { source, unit, keys, queries, entries } = passes(op, qkv.dtype())?;
-    let (kv_grid, kv_tiles) = shape.grid(keys.rows, op.kv_heads, keys.threads, keys.shared_bytes)?;
-    let (q_grid, q_tiles) = shape.grid(queries.rows, op.heads, queries.threads, queries.shared_bytes)?;
-    if q_grid.blocks[0] > 0 {
+    if shape.sequences > 0 && shape.longest() > 0 {
         let mut scores = io.temp(Spec::new(DType::F32, [op.heads, shape.tokens, 2]))?;
         rows_of_scores(gpu, &shape, [out, io.dy(), lse], unit, &mut scores)?;
-        let scale = [KernelArg::F32((op.scale * unit) as f32), KernelArg::F32(op.scale as f32)];
-        let kv_blocks = number(NAME, "blocks", kv_grid.blocks[0] as usize * keys.parts)?;
-        let kv_grid = Grid { blocks: [kv_blocks, 1, 1], ..kv_grid };
-        for (entry, grid, tiles) in [(entries[0], kv_grid, kv_tiles), (entries[1], q_grid, q_tiles)] {
-            let [tokens, tiles, heads, kv_heads, head_dim, causal] = shape.integers(tiles)?;
-            let args = [
-                KernelArg::read(qkv),
-                KernelArg::read(sequences),
-                KernelArg::read(io.dy()),
-                KernelArg::read(&scores),
-                KernelArg::write(&mut dqkv),
-                tokens,
-                tiles,
-                heads,
-                kv_heads,
-                head_dim,
-                causal,
-                scale[0],
-                scale[1],
-            ];
-            // SAFETY: arguments as in the signatures of attention_bwd_kv and attention_bwd_q, which are the same;
-            // qkv and sequences are what forward saw, dout is like out, dqkv like qkv, scores has a pair for each
-            // head and token, all on this device. Alignment, bounds and shared memory as in `forward`.
-            unsafe { gpu.launch(NAME, &source, entry, grid, &args) }?;
-        }
+        run(gpu, &Kept { shape, io, qkv, sequences, scores: &scores }, &mut dqkv)?;
     }
     io.give(0, dqkv)
 }
 
-/// One of backward's two passes: what a block owns and takes.
-struct Pass {
-    rows: usize,
-    threads: u32,
-    shared_bytes: usize,
-    /// Blocks that share the columns of the result.
-    parts: usize,
+/// What both kinds of backward read: what forward saw, the gradient of out, and a pair for each head and token.
+struct Kept<'a> {
+    shape: Shape<'a>,
+    io: &'a Backward<'a>,
+    qkv: &'a Buffer,
+    sequences: &'a Buffer,
+    scores: &'a Buffer,
 }
 
-/// How backward runs for one type of activation.
-struct Passes {
-    source: Source,
-    /// What scores are multiplied by, beside the scale: exponentials are to the base e or 2.
-    unit: f64,
-    keys: Pass,
-    queries: Pass,
-    entries: [&'static str; 2],
-}
-
-fn passes(op: &Attention, dtype: DType) -> Result<Passes> {
-    match dtype {
-        DType::Bf16 => {
-            let t = tiling(&BACKWARD, op.head_dim);
-            let (kv_bytes, q_bytes) = t.shared_bytes();
-            Ok(Passes {
-                source: backward_source(t.defines),
-                unit: LOG2_E,
-                keys: Pass { rows: t.kv_keys(), threads: THREADS, shared_bytes: kv_bytes, parts: t.kv_parts },
-                queries: Pass { rows: t.q_queries(), threads: THREADS, shared_bytes: q_bytes, parts: 1 },
-                entries: ["attention_bwd_kv_bf16", "attention_bwd_q_bf16"],
-            })
-        }
-        DType::F32 => {
-            let t = Exact::new(op.head_dim);
-            let pass = || Pass {
-                rows: t.rows,
-                threads: t.threads(),
-                shared_bytes: t.backward_bytes(op.head_dim),
-                parts: 1,
-            };
-            Ok(Passes {
-                source: exact_source(t.defines),
-                unit: 1.0,
-                keys: pass(),
-                queries: pass(),
-                entries: ["attention_bwd_kv_f32", "attention_bwd_q_f32"],
-            })
-        }
-        got => Err(Error::DType { op: NAME, expected: "f32 or bf16 on a GPU", got }),
+/// dk and dv, and the sums of dq beside them; then dq.
+fn backward_bf16(gpu: &Gpu, kept: &Kept, dqkv: &mut Buffer) -> Result<()> {
+    let Kept { shape, io, qkv, sequences, scores } = kept;
+    let (op, in_order) = (shape.op, io.device().deterministic());
+    let t = BackwardTiling::of(op.head_dim, gpu.shared_bytes());
+    let source = backward_source(t.defines);
+    let (grid, _) = shape.grid(t.keys(), op.kv_heads, t.threads(), t.shared_bytes())?;
+    // Sequences begin anywhere: each may touch one group of 16 rows more than its tokens fill.
+    let groups = shape.tokens / 16 + shape.sequences;
+    let mut dq = io.temp(Spec::new(DType::F32, [op.heads, groups, 16 * t.head_width]))?;
+    let turns = if in_order { shape.sequences * op.heads * shape.longest().div_ceil(t.queries()) } else { 0 };
+    let mut words = Buffer::zeros(io.device(), Spec::new(DType::U32, [1 + turns]), Role::Workspace)?;
+    if !in_order {
+        dq.fill_zero()?; // in order, the first to come writes instead of adding
     }
+    let integer = |what, n| Ok(KernelArg::U32(number(NAME, what, n)?));
+    let [tokens, max_len, heads, kv_heads, head_dim, causal] = shape.integers(shape.longest() as u32)?;
+    let (count, group) = (integer("sequences", shape.sequences)?, integer("heads", op.heads / op.kv_heads)?);
+    let scale = [KernelArg::F32((op.scale * LOG2_E) as f32), KernelArg::F32(op.scale as f32)];
+    let args = [
+        KernelArg::read(qkv),
+        KernelArg::read(sequences),
+        KernelArg::read(io.dy()),
+        KernelArg::read(scores),
+        KernelArg::write(dqkv),
+        KernelArg::write(&mut dq),
+        KernelArg::write(&mut words),
+        KernelArg::U32(in_order.into()),
+        tokens,
+        count,
+        max_len,
+        group,
+        kv_heads,
+        head_dim,
+        causal,
+        scale[0],
+        scale[1],
+    ];
+    // SAFETY: arguments as in the signature of attention_bwd_kv_bf16; qkv and sequences are what forward saw, dout is
+    // like out, dqkv like qkv, scores has a pair for each head and token, dq room for the 16 rows of every group,
+    // and words the number of the next block and, if they come in order, one for each sequence, head and tile of
+    // queries, all 0; all on this device. A block's pair of sequence and key head is one of as many as the grid has
+    // per tile. Alignment, bounds and shared memory as in `forward`.
+    unsafe { gpu.launch(NAME, &source, "attention_bwd_kv_bf16", grid, &args) }?;
+    let (grid, _) = shape.grid(t.summed_queries(), op.heads, t.threads(), t.summed_bytes())?;
+    let args = [
+        KernelArg::read(sequences),
+        KernelArg::read(&dq),
+        KernelArg::write(dqkv),
+        tokens,
+        count,
+        max_len,
+        heads,
+        kv_heads,
+        head_dim,
+        scale[1],
+    ];
+    // SAFETY: arguments as in the signature of attention_bwd_q_bf16; the launch before wrote the sums of every row of
+    // every sequence. A block is some rows of one head of one sequence. Shared memory has 16 rows for each warp.
+    unsafe { gpu.launch(NAME, &source, "attention_bwd_q_bf16", grid, &args) }
+}
+
+/// dk and dv, then dq.
+fn backward_f32(gpu: &Gpu, kept: &Kept, dqkv: &mut Buffer) -> Result<()> {
+    let Kept { shape, io, qkv, sequences, scores } = kept;
+    let op = shape.op;
+    let t = Exact::new(op.head_dim);
+    for (entry, heads) in [("attention_bwd_kv_f32", op.kv_heads), ("attention_bwd_q_f32", op.heads)] {
+        let (grid, tiles) = shape.grid(t.rows, heads, t.threads(), t.backward_bytes(op.head_dim))?;
+        let [tokens, tiles, heads, kv_heads, head_dim, causal] = shape.integers(tiles)?;
+        let args = [
+            KernelArg::read(qkv),
+            KernelArg::read(sequences),
+            KernelArg::read(io.dy()),
+            KernelArg::read(scores),
+            KernelArg::write(dqkv),
+            tokens,
+            tiles,
+            heads,
+            kv_heads,
+            head_dim,
+            causal,
+            KernelArg::F32(op.scale as f32),
+            KernelArg::F32(op.scale as f32),
+        ];
+        // SAFETY: arguments as in the signatures of attention_bwd_kv_f32 and attention_bwd_q_f32, which are the same;
+        // buffers as in `backward_bf16`. Alignment, bounds and shared memory as in `forward`.
+        unsafe { gpu.launch(NAME, &exact_source(t.defines), entry, grid, &args) }?;
+    }
+    Ok(())
 }
 
 /// `scores` = lse times `unit`, and `<dout, out>`, for each head and token.

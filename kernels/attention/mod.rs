@@ -29,7 +29,8 @@
 //! tiles, whatever the length; in backward also dq of the heads that share one key head, in `T::Acc`, since every
 //! tile of keys adds to it: linear in the length, as dq itself. Cost: 4 flops per (query, key) pair, head and element forward, 10 backward.
 //!
-//! On a GPU, f32 and bf16 alone. In bf16, p and ds are rounded to bf16 for the products with v, k, q and dout. What
+//! On a GPU, f32 and bf16 alone. In bf16, p and ds are rounded to bf16 for the products with v, k, q and dout, and dq is
+//! added up across blocks: in a fixed order, or, if the device need not be deterministic, as they come. What
 //! `sequences` holds is not checked there: rows beyond T are never touched, whatever it says, but what out and the
 //! gradients hold for a sequence longer than `max_len`, or for rows of no sequence, or of two, is unspecified.
 //! Errors: a scale that is not positive, widths that do not fit the heads, a head_dim that is not a multiple of 8 up to 256, sequences that are

@@ -5,12 +5,13 @@
 //! that NeVA is for have heads of 64 and 128, for which nothing is padded, and no program exists that nobody runs.
 //!
 //! Per width, a row of a table says how many rows a warp and a tile have. They are bounded by the 255 registers of a
-//! thread at 256 threads per multiprocessor (in none of the programs does a loop spill), and by shared memory: 99 KiB
-//! per block is what the smallest of our architectures have (sm_89, sm_120).
+//! thread at 256 threads per multiprocessor (nothing spills), and by shared memory: a block may have 227 KiB on sm_90a
+//! and sm_100a, 163 on sm_80, 99 on sm_89 and sm_120. Forward fits 99 KiB everywhere; backward, whose tiles are the
+//! faster the larger they are, has two programs for each width, one for 163 KiB and one for 99.
 
 use crate::DType;
 
-/// Threads of a block of every kernel for bf16: 4 warps.
+/// Threads of a block of the forward kernels for bf16: 4 warps.
 pub const THREADS: u32 = 128;
 /// How many widths there are.
 pub const WIDTHS: usize = 6;
@@ -46,7 +47,7 @@ fn tile_bytes(rows: usize, head_width: usize) -> usize {
 
 /// Declares a type with these fields and a table of it, where each row's numbers are also macros of the program.
 macro_rules! tilings {
-    ($(#[$doc:meta])* $table:ident: $type:ident { $($(#[$field_doc:meta])* $field:ident = $macro_name:literal,)* }
+    ($(#[$doc:meta])* $table:ident: [$type:ident; $count:expr] { $($(#[$field_doc:meta])* $field:ident = $macro_name:literal,)* }
      $([$($value:literal),*],)*) => {
         $(#[$doc])*
         pub struct $type {
@@ -54,7 +55,7 @@ macro_rules! tilings {
             /// The numbers as macros.
             pub defines: Defines,
         }
-        tilings!(@table $table $type [$($field $macro_name),*] $([$($value),*])*);
+        tilings!(@table $table $type $count, [$($field $macro_name),*] $([$($value),*])*);
         impl Tiling for $type {
             fn head_width(&self) -> usize {
                 self.head_width
@@ -64,9 +65,9 @@ macro_rules! tilings {
             }
         }
     };
-    (@table $table:ident $type:ident $fields:tt $($row:tt)*) => {
+    (@table $table:ident $type:ident $count:expr, $fields:tt $($row:tt)*) => {
         /// By width.
-        pub const $table: [$type; WIDTHS] = [$(tilings!(@row $type $fields $row)),*];
+        pub const $table: [$type; $count] = [$(tilings!(@row $type $fields $row)),*];
     };
     (@row $type:ident [$($field:ident $macro_name:literal),*] [$($value:literal),*]) => {
         $type { $($field: $value,)* defines: &[$(($macro_name, stringify!($value))),*] }
@@ -79,7 +80,7 @@ tilings! {
     /// With 32 queries to a warp, each fragment of keys and values that it loads serves two products; with 16, shared
     /// memory (128 bytes per clock) could not feed an H100's tensor cores. Beyond 128 values the result of 32 queries does
     /// not fit the registers. The ring has as many slots as leave room for two blocks in the 164 KiB of an A100.
-    FORWARD: ForwardTiling {
+    FORWARD: [ForwardTiling; WIDTHS] {
         /// Values of a head, padding included.
         head_width = "HEAD_WIDTH",
         /// Tiles of 16 queries in a warp.
@@ -115,46 +116,99 @@ impl ForwardTiling {
 }
 
 tilings! {
-    /// `attention_bwd.cu`. "kv" is the pass that makes dk and dv, "q" the one that makes dq.
-    BACKWARD: BackwardTiling {
+    /// `attention_bwd.cu`. A block has a tile of keys and goes over tiles of queries; of each pair of tiles, a warp makes
+    /// the scores of some keys and some queries.
+    ///
+    /// With 32 keys to a warp and 32 queries or more, a fragment serves two products or four. Each width has a program
+    /// for 163 KiB of shared memory and, behind it, one for 99.
+    BACKWARD: [BackwardTiling; 2 * WIDTHS] {
         /// Values of a head, padding included.
         head_width = "HEAD_WIDTH",
-        /// kv: tiles of 16 keys in a warp.
-        kv_key_tiles = "KV_KEY_TILES",
-        /// kv: queries in a tile.
-        kv_queries = "KV_QUERIES",
-        /// kv: blocks that share the columns of dk and dv, which beyond 128 do not fit the registers of one.
-        kv_parts = "KV_PARTS",
-        /// q: tiles of 16 queries in a warp.
-        q_query_tiles = "Q_QUERY_TILES",
-        /// q: keys in a tile.
-        q_keys = "Q_KEYS",
+        /// Groups of warps, by the keys of their scores.
+        key_groups = "KEY_GROUPS",
+        /// Groups of warps, by the queries of their scores, and by the columns of dk and dv.
+        query_groups = "QUERY_GROUPS",
+        /// Tiles of 16 keys in a warp.
+        key_tiles = "KEY_TILES",
+        /// Tiles of 16 queries in a warp.
+        query_tiles = "QUERY_TILES",
+        /// Groups of warps, by the queries whose dq they make; the others share its columns.
+        dq_groups = "DQ_GROUPS",
+        /// Tiles of queries in shared memory: one, or the next one too.
+        stages = "STAGES",
     }
-    [32, 2, 32, 1, 2, 64],
-    [64, 2, 32, 1, 2, 64],
-    [96, 1, 32, 1, 2, 32],
-    [128, 1, 32, 1, 2, 32],
-    [192, 1, 32, 2, 1, 32],
-    [256, 1, 16, 2, 1, 16],
+    [32, 4, 2, 2, 4, 4, 2],
+    [32, 4, 2, 2, 2, 4, 2],
+    [64, 4, 2, 2, 4, 4, 2],
+    [64, 4, 2, 2, 2, 4, 2],
+    [96, 4, 2, 2, 2, 4, 2],
+    [96, 4, 2, 1, 2, 4, 2],
+    [128, 4, 2, 2, 2, 2, 2],
+    [128, 4, 2, 1, 1, 2, 2],
+    [192, 2, 4, 2, 1, 2, 2],
+    [192, 4, 2, 1, 1, 2, 1],
+    [256, 2, 4, 2, 1, 2, 1],
+    [256, 2, 2, 1, 1, 2, 1],
 }
 
+/// What a block of `attention_bwd.cu` declares itself.
+const STATIC_BYTES: usize = 32;
+
+// Matrix instructions load 16 rows or columns.
+const _: () = {
+    let mut i = 0;
+    while i < BACKWARD.len() {
+        let t = &BACKWARD[i];
+        let dq_queries = t.query_groups * t.query_tiles * 16 / t.dq_groups;
+        let dq_columns = t.head_width * t.dq_groups / (t.key_groups * t.query_groups);
+        assert!(dq_queries % 16 == 0 && dq_columns % 16 == 0 && t.head_width / t.query_groups % 16 == 0);
+        i += 1;
+    }
+};
+
 impl BackwardTiling {
-    /// Keys in a block of the kv pass.
-    pub fn kv_keys(&self) -> usize {
-        self.kv_key_tiles * 16 * WARPS
+    /// The program for heads of `head_dim` values where a block may have `shared_bytes` bytes of shared memory.
+    pub fn of(head_dim: usize, shared_bytes: usize) -> &'static Self {
+        let fits = |t: &&Self| t.head_width >= head_dim && t.shared_bytes() + STATIC_BYTES <= shared_bytes;
+        BACKWARD.iter().find(fits).expect("the last program is for the least shared memory that there is")
     }
 
-    /// Queries in a block of the q pass.
-    pub fn q_queries(&self) -> usize {
-        self.q_query_tiles * 16 * WARPS
+    fn warps(&self) -> usize {
+        self.key_groups * self.query_groups
     }
 
-    /// Shared memory of a block of the kv pass and of one of the q pass: two tiles of its own rows, and twice, for the
-    /// turn that runs and the next one, two tiles of the others; in the kv pass with two f32 per query.
-    pub fn shared_bytes(&self) -> (usize, usize) {
-        let bytes = |own, others| tile_bytes(2 * own + 4 * others, self.head_width);
-        let rows_of_scores = 2 * self.kv_queries * 2 * DType::F32.size();
-        (bytes(self.kv_keys(), self.kv_queries) + rows_of_scores, bytes(self.q_queries(), self.q_keys))
+    /// Threads of a block.
+    pub fn threads(&self) -> u32 {
+        self.warps() as u32 * 32
+    }
+
+    /// Keys in a block.
+    pub fn keys(&self) -> usize {
+        self.key_groups * self.key_tiles * 16
+    }
+
+    /// Queries in a tile.
+    pub fn queries(&self) -> usize {
+        self.query_groups * self.query_tiles * 16
+    }
+
+    /// Dynamic shared memory of a block: keys and values, tiles of q and dout, p and ds of one pair of tiles, and two
+    /// f32 per query.
+    pub fn shared_bytes(&self) -> usize {
+        let rows_of_scores = self.stages * self.queries() * 2 * DType::F32.size();
+        tile_bytes(2 * self.keys() + 2 * self.stages * self.queries(), self.head_width)
+            + 2 * tile_bytes(self.keys(), self.queries())
+            + rows_of_scores
+    }
+
+    /// Queries in a block of the kernel that turns the sums of dq into dqkv: 16 to a warp.
+    pub fn summed_queries(&self) -> usize {
+        16 * self.warps()
+    }
+
+    /// Shared memory of such a block.
+    pub fn summed_bytes(&self) -> usize {
+        tile_bytes(self.summed_queries(), self.head_width)
     }
 }
 
@@ -211,25 +265,29 @@ impl Exact {
 mod tests {
     use super::*;
 
-    /// What a block may have on the architectures that have least.
-    const LEAST_SHARED_BYTES: usize = 99 << 10;
+    /// What a block may have: on sm_89 and sm_120, on sm_80.
+    const SHARED_BYTES: [usize; 2] = [99 << 10, 163 << 10];
 
     #[test]
     fn every_width_finds_a_program_that_fits_every_architecture() {
         for head_dim in (8..=256).step_by(8) {
-            let (forward, backward) = (tiling(&FORWARD, head_dim), tiling(&BACKWARD, head_dim));
-            assert!(forward.head_width >= head_dim && backward.head_width == forward.head_width);
-            let (kv, q) = backward.shared_bytes();
+            let forward = tiling(&FORWARD, head_dim);
+            assert!(forward.head_width >= head_dim);
             let exact = Exact::new(head_dim).backward_bytes(head_dim);
-            let most = forward.cached_bytes().max(kv).max(q).max(exact);
-            assert!(most <= LEAST_SHARED_BYTES, "head_dim {head_dim}: {most} bytes");
+            assert!(forward.cached_bytes().max(exact) <= SHARED_BYTES[0], "head_dim {head_dim}");
+            for (large, shared_bytes) in SHARED_BYTES.into_iter().enumerate() {
+                let backward = BackwardTiling::of(head_dim, shared_bytes);
+                assert_eq!(backward.head_width, forward.head_width, "{shared_bytes} bytes");
+                let small = BackwardTiling::of(head_dim, SHARED_BYTES[0]);
+                assert_eq!(large == 1, backward.shared_bytes() > small.shared_bytes(), "head_dim {head_dim}");
+            }
         }
     }
 
     #[test]
     fn macros_are_the_numbers() {
-        let defines = tiling(&BACKWARD, 200).defines;
+        let defines = BackwardTiling::of(200, SHARED_BYTES[1]).defines;
         assert_eq!(defines[0], ("HEAD_WIDTH", "256"));
-        assert_eq!(defines[3], ("KV_PARTS", "2"));
+        assert_eq!(defines[6], ("STAGES", "1"));
     }
 }

@@ -29,11 +29,11 @@ template <int ROWS, int WIDTH, int THREADS>
 DEV void copy_tile(bf16* tile, const bf16* from, u64 stride, u32 rows, u32 width) {
   constexpr u32 GROUP = WIDTH % 64 == 0 ? 8 : 4, STEP = THREADS / GROUP;
   static_assert(ROWS % STEP == 0 && STEP % 8 == 0, "a pass takes whole rows, and the same swizzle");
-  const u32 place = threadIdx.x % GROUP;
-  const bf16* source = from + threadIdx.x / GROUP * stride + place * 8;
+  const u32 thread = fresh_thread_index(), place = thread % GROUP;
+  const bf16* source = from + thread / GROUP * stride + place * 8;
 #pragma unroll
   for (u32 r = 0; r < ROWS / STEP; r++, source += STEP * stride) {
-    const u32 row = r * STEP + threadIdx.x / GROUP;
+    const u32 row = r * STEP + thread / GROUP;
 #pragma unroll
     for (u32 first = 0; first < WIDTH / 8; first += GROUP) {
       const bool inside = row < rows && (first + place) * 8 < width;
@@ -42,7 +42,7 @@ DEV void copy_tile(bf16* tile, const bf16* from, u64 stride, u32 rows, u32 width
   }
 }
 
-// In the three loads below, first rows are multiples of 16 and first columns too, known at compile time or uniform: the
+// In the four loads below, first rows are multiples of 16 and first columns too, known at compile time or uniform: the
 // part of an address that depends on the lane is then the same in all of them.
 
 // mma's a: rows `row`.. + 16, columns `column`.. + 16.
@@ -50,6 +50,13 @@ template <int WIDTH>
 DEV void load_a(u32 (&a)[4], bf16* tile, u32 row, u32 column) {
   const u32 lane = threadIdx.x % 32, r = lane % 16;
   ldmatrix_x4(a, tile + row * WIDTH + r * WIDTH + (column / 8 ^ (lane / 16 ^ swizzle<WIDTH>(r))) * 8);
+}
+
+// The same of a tile that holds a's rows as columns: columns `column`.. + 16 of rows `row`.. + 16.
+template <int WIDTH>
+DEV void load_a_columns(u32 (&a)[4], bf16* tile, u32 row, u32 column) {
+  const u32 lane = threadIdx.x % 32, r = lane % 8 + lane / 16 * 8;
+  ldmatrix_x4_trans(a, tile + row * WIDTH + r * WIDTH + (column / 8 ^ (lane / 8 % 2 ^ swizzle<WIDTH>(r))) * 8);
 }
 
 // mma's b, twice, of a tile that holds b's rows as rows: b[0], b[1] from rows `row`.. + 8, b[2], b[3] from the next 8;

@@ -26,6 +26,14 @@ typedef long long i64;
 // The block's dynamic shared memory, as bytes, aligned to 1024.
 #define DYN_SMEM(name) extern __shared__ __align__(1024) unsigned char name[]
 
+// threadIdx.x, read anew by each call: what follows from it is computed where it is used, and not kept in registers
+// around a loop.
+DEV u32 fresh_thread_index() {
+  u32 index;
+  asm volatile("mov.u32 %0, %%tid.x;" : "=r"(index));
+  return index;
+}
+
 // ---- numbers ----
 
 // The bits of `value` as bfloat16: to nearest, ties to even. From sm_80 on.
@@ -104,6 +112,42 @@ template <int N>
 DEV void cp_async_wait() {
   asm volatile("cp.async.wait_group %0;" ::"n"(N) : "memory");
 }
+
+// ---- global memory that blocks share ----
+
+// What a block leaves to others needs a word that says so: written by store_release after a barrier of those who wrote
+// (or by the one thread that did), read by load_acquire before a barrier of those who go on to use it. Then all that
+// lies before the one is seen by all that lies behind the other.
+
+// The word, once it has been read, before everything this thread does from then on (ld.acquire).
+DEV u32 load_acquire(const u32* from) {
+  u32 value;
+  asm volatile("ld.acquire.gpu.global.u32 %0, [%1];"
+               : "=r"(value)
+               : "l"(__cvta_generic_to_global(from))
+               : "memory");
+  return value;
+}
+
+// Writes it, after everything this thread knows of (st.release).
+DEV void store_release(u32* to, u32 value) {
+  asm volatile("st.release.gpu.global.u32 [%0], %1;" ::"l"(__cvta_generic_to_global(to)), "r"(value) : "memory");
+}
+
+// Waits until the word is `value`, as load_acquire. Whoever writes it must not wait for this block.
+DEV void wait_acquire(const u32* from, u32 value) {
+  while (load_acquire(from) != value) {
+  }
+}
+
+#if __CUDA_ARCH__ >= 900
+// Adds four floats to those from `to` on, aligned to 16 bytes, each of them at once, whoever else does (red.add).
+DEV void reduce_add_4(float* to, const float (&values)[4]) {
+  asm volatile("red.relaxed.gpu.global.add.v4.f32 [%0], {%1, %2, %3, %4};" ::"l"(__cvta_generic_to_global(to)),
+               "f"(values[0]), "f"(values[1]), "f"(values[2]), "f"(values[3])
+               : "memory");
+}
+#endif
 
 // ---- barriers of some warps ----
 

@@ -35,6 +35,8 @@ pub struct Gpu {
     /// Compute capability times ten.
     capability: u32,
     multiprocessors: u32,
+    /// Shared memory that a block may have.
+    shared_bytes: usize,
     /// Whether to wait after each op.
     sync: bool,
     /// Whether products of f32 may round their factors to TF32.
@@ -146,6 +148,7 @@ impl Gpu {
         let major = attribute(CU_DEVICE_ATTRIBUTE_COMPUTE_CAPABILITY_MAJOR)? as u32;
         let minor = attribute(CU_DEVICE_ATTRIBUTE_COMPUTE_CAPABILITY_MINOR)? as u32;
         let multiprocessors = attribute(CU_DEVICE_ATTRIBUTE_MULTIPROCESSOR_COUNT)? as u32;
+        let shared_bytes = attribute(CU_DEVICE_ATTRIBUTE_MAX_SHARED_MEMORY_PER_BLOCK_OPTIN)? as usize;
         // SAFETY: `device` came from the driver; `Drop` releases the context once.
         let context = unsafe { result::primary_ctx::retain(device) }.map_err(at("retain its context"))?;
         let mut gpu = Gpu {
@@ -153,6 +156,7 @@ impl Gpu {
             name: result::device::get_name(device).map_err(at("ask for its name"))?,
             capability: major * 10 + minor,
             multiprocessors,
+            shared_bytes,
             sync,
             tf32,
             device,
@@ -172,6 +176,11 @@ impl Gpu {
     /// How many blocks can run side by side is a multiple of this.
     pub fn multiprocessors(&self) -> u32 {
         self.multiprocessors
+    }
+
+    /// The most bytes of shared memory that a block may have, static arrays included.
+    pub fn shared_bytes(&self) -> usize {
+        self.shared_bytes
     }
 
     /// The name of the card and its compute capability.

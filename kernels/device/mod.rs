@@ -32,6 +32,7 @@ use host::Pool;
 use meter::Meter;
 use std::fmt;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 
 /// A device, by handle.
 #[derive(Clone)]
@@ -41,6 +42,7 @@ struct Inner {
     kind: Kind,
     meter: Meter,
     poison: bool,
+    deterministic: AtomicBool,
 }
 
 /// What a device is. Ops match on this to choose an implementation.
@@ -61,7 +63,12 @@ pub struct Cpu {
 
 impl Device {
     fn new(kind: Kind, poison: bool) -> Self {
-        Device(Arc::new(Inner { kind, meter: Meter::default(), poison }))
+        Device(Arc::new(Inner {
+            kind,
+            meter: Meter::default(),
+            poison,
+            deterministic: AtomicBool::new(true),
+        }))
     }
 
     /// The CPU.
@@ -119,6 +126,17 @@ impl Device {
     /// Whether it only counts.
     pub fn is_plan(&self) -> bool {
         matches!(self.0.kind, Kind::Plan)
+    }
+
+    /// Whether ops must give the same bits each time they run; true unless it was set otherwise.
+    pub fn deterministic(&self) -> bool {
+        self.0.deterministic.load(Ordering::Relaxed)
+    }
+
+    /// Lets ops that start from now on add up in whatever order is fastest, or not. On the CPU and in a plan it changes
+    /// nothing; on a GPU, the backward pass of attention in bf16.
+    pub fn set_deterministic(&self, deterministic: bool) {
+        self.0.deterministic.store(deterministic, Ordering::Relaxed);
     }
 
     /// A buffer with unspecified contents, counted under `role`.

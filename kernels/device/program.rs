@@ -128,6 +128,7 @@ const HEADERS: &[(&str, &str)] = &[
     ("curve.cuh", include_str!("../cuda/curve.cuh")),
     ("elementwise.cuh", include_str!("../cuda/elementwise.cuh")),
     ("flash.cuh", include_str!("../cuda/flash.cuh")),
+    ("fragments.cuh", include_str!("../cuda/fragments.cuh")),
     ("mma.cuh", include_str!("../cuda/mma.cuh")),
     ("packed.cuh", include_str!("../cuda/packed.cuh")),
     ("philox.cuh", include_str!("../cuda/philox.cuh")),

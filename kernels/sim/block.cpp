@@ -27,6 +27,7 @@ constexpr int MAX_SHARED_ARRAYS = 64;
 constexpr int REPORTED_THREADS = 8;
 constexpr int BARRIERS = 16;
 constexpr uint32_t COPY_BYTES = 16;    // that one copy writes
+constexpr int MOST_SPINS = 1 << 20;  // rounds of loops that wait, in one block
 constexpr size_t SHARED_GAP = 128;  // between static arrays, so that none borders on another
 
 // A copy from global to shared memory that was started and may not be over.
@@ -113,7 +114,7 @@ struct SharedArray {
 // The block that runs now. There is one: blocks run one after another, grids under the driver's lock.
 struct Block {
   std::vector<std::unique_ptr<Thread>> threads;  // kept from block to block; the first `count` are in use
-  int count, live, current;
+  int count, live, current, spins;
   Threads ready;
   Barrier barriers[BARRIERS];
   Group groups[MAX_WARPS][LANES];
@@ -286,6 +287,7 @@ bool run_block(SimIndex position, SimIndex grid, SimIndex dims, size_t dynamic_s
   async_block_begins();
   wgmma_block_begins();
   block.live = block.count;
+  block.spins = 0;
   if (block.settings.instrumented()) {
     block.regions.block_begins(block.dynamic_shared, dynamic_shared, block.static_shared);
     checker::block_begins(position, block.count);
@@ -382,6 +384,31 @@ void sim_barrier(unsigned id, unsigned threads, bool wait, const char* file, int
   wait_over();
 }
 
+// Others of the block go on in turn, whatever the schedule prefers. Blocks run one after another, so a word that those
+// have not written when they can do no more is one that only a later block would write: on a GPU, a deadlock unless
+// both happen to run at once.
+void sim_spin(const char* file, int line) {
+  wait_in("a loop for a word of memory", file, line);
+  while (engine_step()) {
+  }
+  block.spins++;
+  int next = block.ready.from((block.current + 1) % block.count);
+  if (next == block.current || block.spins > MOST_SPINS)
+    fail("deadlock: no thread that can run, and no block before, writes what a loop waits for" + mbarriers());
+  switch_to(next);
+  wait_over();
+}
+
+void sim_reduce_add(float* to, const float* values, int count, const char* file, int line) {
+  size_t bytes = count * sizeof(float);
+  const void* here = __builtin_return_address(0);
+  if (reinterpret_cast<uint64_t>(to) % bytes != 0) fail("a reduction at an address that is not aligned at " + place(file, line));
+  if (watch.check)
+    checker::access(reinterpret_cast<uint64_t>(to), bytes, checker::WRITE | checker::ATOMIC, true, here);
+  if (watch.count) counters::access(reinterpret_cast<uint64_t>(to), bytes, true, true, here);
+  for (int i = 0; i < count; i++) to[i] += values[i];
+}
+
 void sim_collective(SimCollective op, uint32_t mask, SimLane* lane, const char* file, int line) {
   int warp = block.current / LANES, me = block.current % LANES;
   if (counters::on) counters::instruction(name_of(op), 1, __builtin_return_address(0));
@@ -418,7 +445,7 @@ void* sim_shared(const void* key, size_t bytes, const char* name) {
   if (block.array_count == MAX_SHARED_ARRAYS || block.array_bytes > STATIC_SHARED_BYTES)
     fail("more than 48 KiB or 64 arrays of static shared memory");
   // The driver refuses such a launch; here a kernel's arrays are known when it comes to them.
-  size_t most = block.kernel->limit_set ? DYNAMIC_SHARED_BYTES : STATIC_SHARED_BYTES;
+  size_t most = block.kernel->limit_set ? block.settings.shared_bytes : STATIC_SHARED_BYTES;
   if (block.array_bytes + dynamic_shared_bytes() > most)
     fail("static and dynamic shared memory are " + std::to_string(block.array_bytes + dynamic_shared_bytes()) +
          " bytes, more than the " + std::to_string(most) + " that the function may have");

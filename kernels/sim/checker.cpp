@@ -341,8 +341,18 @@ void sync_lanes(int warp, uint32_t mask) {
 void fence() {
   if (races) state.order.fence(current_thread());
 }
-void atomic(uint64_t address) {
-  if (races) state.order.atomic(current_thread(), address);
+void updated(uint64_t address) {
+  if (!races) return;
+  state.order.acquire_at(current_thread(), address);
+  state.order.publish_at(current_thread(), address);
+}
+void acquired(uint64_t address) {
+  if (races) state.order.acquire_at(current_thread(), address);
+}
+void released(uint64_t address) {
+  if (!races) return;
+  state.order.fence(current_thread());
+  state.order.publish_at(current_thread(), address);
 }
 
 Handover::Handover() = default;

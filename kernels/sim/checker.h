@@ -5,7 +5,8 @@
 // - race: two accesses of the same bytes, one of them a write, and nothing in CUDA that puts one before the other:
 //   no __syncthreads, named barrier, __syncwarp or mbarrier between them. Shuffles, votes and mma order nothing. Blocks
 //   of a grid have no order either. Atomics do not race with each other; one behind a __threadfence publishes what
-//   lies before the fence to whoever updates the same address later. The target of a copy that does not wait belongs
+//   lies before the fence to whoever updates the same address later, and a store_release what lies before it to
+//   whoever reads the word with load_acquire. The target of a copy that does not wait belongs
 //   to nobody until its wait.
 // - bounds: an access that does not lie within one live allocation, one shared array of its block or the dynamic
 //   shared memory that was launched, or whose address is no multiple of its width.
@@ -53,7 +54,10 @@ void copy_ends(void* to);
 void barrier_of_all();
 void sync_lanes(int warp, uint32_t mask);
 void fence();
-void atomic(uint64_t address);
+// An atomic update of the word there, a read of it that acquires, a write that releases.
+void updated(uint64_t address);
+void acquired(uint64_t address);
+void released(uint64_t address);
 
 // A place where threads hand over what they know: `release` leaves what its caller did, `acquire` takes what was left.
 // An object that is used again and again needs one of these for each phase that may be waited for at the same time.

@@ -136,7 +136,6 @@ static const Attribute ATTRIBUTES[] = {
     {82, 65536},      // registers per multiprocessor
     {83, 0},          // managed memory: not simulated
     {95, 0},          // cooperative launch: not simulated, blocks run one after another
-    {97, 227 << 10},  // shared memory per block that a function may ask for
     {99, 1},          // host memory can be registered
     {106, 32},        // blocks per multiprocessor
     {111, 1 << 10},   // shared memory per block that the system takes
@@ -195,6 +194,8 @@ SIM_EXPORT Result cuDeviceTotalMem_v2(size_t* bytes, int device) {
 }
 SIM_EXPORT Result cuDeviceGetAttribute(int* value, int number, int device) {
   if (Result wrong = on_device(device)) return wrong;
+  constexpr int SHARED_MEMORY_PER_BLOCK_OPTIN = 97;  // that a function may ask for
+  if (number == SHARED_MEMORY_PER_BLOCK_OPTIN) return *value = driver.settings.shared_bytes, SUCCESS;
   for (const Attribute& attribute : ATTRIBUTES)
     if (attribute.number == number) return *value = attribute.value, SUCCESS;
   return complain(INVALID_VALUE, "device attribute " + std::to_string(number) + " is not simulated");

@@ -185,7 +185,7 @@ SIM_EXPORT Result cuFuncSetAttribute(void* function, int attribute, int value) {
     if (!kernel) return INVALID_HANDLE;
     if (attribute == SHARED_CARVEOUT) return value >= -1 && value <= 100 ? SUCCESS : INVALID_VALUE;  // a wish
     if (attribute != MAX_DYNAMIC_SHARED_BYTES) return INVALID_VALUE;
-    if (value < 0 || static_cast<size_t>(value) > DYNAMIC_SHARED_BYTES) return INVALID_VALUE;
+    if (value < 0 || static_cast<size_t>(value) > driver.settings.shared_bytes) return INVALID_VALUE;
     kernel->dynamic_limit = value, kernel->limit_set = true;
     return SUCCESS;
   });

@@ -155,12 +155,14 @@ void Order::fence(int thread) {
   ticks_[thread] = tick();
 }
 
-// As kernels use them, an atomic also acquires: the block that counts itself the last one reads what others wrote.
-void Order::atomic(int thread, uint64_t address) {
+Order::Atomic& Order::at(uint64_t address) {
   auto it = std::find_if(atomics_.begin(), atomics_.end(), [&](const Atomic& a) { return a.address == address; });
-  if (it == atomics_.end()) it = atomics_.insert(atomics_.end(), {address, {}});
+  return it != atomics_.end() ? *it : *atomics_.insert(atomics_.end(), {address, {}});
+}
+
+void Order::acquire_at(int thread, uint64_t address) {
   Clock& mine = current(thread);
-  for (auto& clock : it->published) {
+  for (auto& clock : at(address).published) {
     if (clock->block == block_) {
       acquire(thread, *clock);
     } else {
@@ -168,8 +170,11 @@ void Order::atomic(int thread, uint64_t address) {
       add_others(mine, *clock);
     }
   }
+}
+
+void Order::publish_at(int thread, uint64_t address) {
   if (!fences_[thread]) return;
-  auto& published = it->published;
+  auto& published = at(address).published;
   if (std::find(published.begin(), published.end(), fences_[thread]) == published.end())
     published.push_back(fences_[thread]);
 }

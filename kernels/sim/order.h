@@ -62,9 +62,12 @@ class Order {
   void acquire_task(int thread, int task, const Clock& clock);
   void release_task(int task, const Clock& clock, Clock& into);
 
-  // A fence for the whole device, and an atomic update, which publishes what lies behind the thread's last fence.
+  // A fence for the whole device. An atomic access of a word publishes what lies before the thread's last fence, or
+  // gets to know what was published there. As kernels use them, an update does both: the block that counts itself the
+  // last one reads what others wrote.
   void fence(int thread);
-  void atomic(int thread, uint64_t address);
+  void publish_at(int thread, uint64_t address);
+  void acquire_at(int thread, uint64_t address);
 
  private:
   bool known_elsewhere(uint32_t tick, int actor, const Clock& clock) const;
@@ -84,6 +87,7 @@ class Order {
     uint64_t address;
     std::vector<std::shared_ptr<const Clock>> published;
   };
+  Atomic& at(uint64_t address);
   std::vector<Atomic> atomics_;
 };
 

@@ -25,6 +25,7 @@ typedef long long i64;
 #define gridDim (sim_thread.grid_dim)
 #define DEV static inline
 #define __restrict__
+#define __CUDA_ARCH__ 900  // which of two ways a kernel takes, where it has two
 #define __shared__ _Pragma("GCC error \"shared memory is declared with SMEM_ARRAY or DYN_SMEM\"")
 
 // The caller's place in the source, as default arguments: what deadlock and divergence reports name.
@@ -156,6 +157,8 @@ static const SimParameter* sim_parameters(void (*)(A...)) {
 
 #define DYN_SMEM(name) unsigned char* const name = static_cast<unsigned char*>(sim_dynamic_shared())
 
+DEV u32 fresh_thread_index() { return threadIdx.x; }
+
 // Round to nearest, ties to even; every NaN becomes 0x7fff, as cvt.rn.bf16.f32 has it.
 DEV u16 bf16_bits(float value) {
   u32 bits = __float_as_uint(value);
@@ -198,6 +201,13 @@ template <int N>
 DEV void cp_async_wait() {
   sim_copy_wait(N);
 }
+
+DEV u32 load_acquire(const u32* from) { return __atomic_load_n(from, __ATOMIC_ACQUIRE); }
+DEV void store_release(u32* to, u32 value) { __atomic_store_n(to, value, __ATOMIC_RELEASE); }
+DEV void wait_acquire(const u32* from, u32 value, SIM_HERE) {
+  while (load_acquire(from) != value) sim_spin(file, line);
+}
+DEV void reduce_add_4(float* to, const float (&values)[4], SIM_HERE) { sim_reduce_add(to, values, 4, file, line); }
 
 DEV void named_barrier_sync(u32 id, u32 threads, SIM_HERE) { sim_barrier(id, threads, true, file, line); }
 DEV void named_barrier_arrive(u32 id, u32 threads, SIM_HERE) { sim_barrier(id, threads, false, file, line); }

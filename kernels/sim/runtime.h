@@ -76,6 +76,11 @@ struct SimKernel {
 // Called while a module is loaded, once per kernel.
 SIM_EXPORT void sim_register(const SimKernel& kernel);
 
+// The thread waits for a word of memory to change: others go on.
+SIM_EXPORT void sim_spin(const char* file, int line);
+// Adds `count` floats to those at `to`, an address aligned to all of them, each of them at once.
+SIM_EXPORT void sim_reduce_add(float* to, const float* values, int count, const char* file, int line);
+
 // Instrumented kernels tell what has no other effect here than to be counted.
 SIM_EXPORT void sim_instruction(const char* name);
 

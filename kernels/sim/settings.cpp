@@ -3,6 +3,8 @@
 #include <cstdlib>
 #include <sstream>
 
+#include "block.h"
+
 namespace sim {
 
 static bool number(const std::string& text, uint64_t& value) {
@@ -44,6 +46,11 @@ std::string parse(const char* text, Settings& settings) {
       uint64_t bytes;
       if (!number(value, bytes)) return "memory=" + value + ": expected a number of bytes";
       settings.memory_bytes = bytes;
+    } else if (key == "shared") {
+      uint64_t bytes;
+      if (!number(value, bytes) || bytes < 48 << 10 || bytes > DYNAMIC_SHARED_BYTES)
+        return "shared=" + value + ": expected a number of bytes from 49152 to 232448";
+      settings.shared_bytes = bytes;
     } else if (key == "check") {
       if (!checks(value, settings)) return "check=" + value + ": expected race, bounds, race+bounds or race+bounds+proxy";
     } else if (pair == "count=1" || pair == "count=range") {
@@ -52,7 +59,7 @@ std::string parse(const char* text, Settings& settings) {
     } else if (pair == "waits=1") {
       settings.waits = true;
     } else {
-      return pair + ": expected schedule=…, late, early, memory=…, check=…, count=1, count=range or waits=1";
+      return pair + ": expected schedule=…, late, early, memory=…, shared=…, check=…, count=1, count=range or waits=1";
     }
   }
   return "";

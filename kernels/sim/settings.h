@@ -4,6 +4,7 @@
 //   late | early                                whether a copy that does not wait is over at the last moment that
 //                                               it may, or at once (late)
 //   memory=BYTES                                how much device memory there is (8 GiB)
+//   shared=BYTES                                how much shared memory a block may have (227 KiB)
 //   check=race+bounds+proxy                     any of the three: finds accesses that nothing orders, accesses
 //                                               beyond what they belong to, and writes that the async proxy may not
 //                                               see (proxy, with race); see checker.h
@@ -27,6 +28,7 @@ struct Settings {
   uint64_t seed = 1;
   bool early = false;
   size_t memory_bytes = size_t{8} << 30;
+  size_t shared_bytes = size_t{227} << 10;
   bool races = false, bounds = false, proxy = false;
   bool waits = false;
   bool count = false, range = false;  // range: count only between cuProfilerStart and cuProfilerStop

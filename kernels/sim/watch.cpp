@@ -42,42 +42,45 @@ SIM_EXPORT void __tsan_init() {}
 SIM_EXPORT void __tsan_func_entry(void*) {}
 SIM_EXPORT void __tsan_func_exit() {}
 
-// Threads do not interrupt each other, so plain updates are atomic.
+// Threads do not interrupt each other, so plain updates are atomic. Of the orders that C++ has, those that kernels use:
+// a read that acquires, a write that releases; all others are relaxed, and come from updates (checker::updated).
 template <class T>
-static T load(const volatile T* p, const void* place) {
+static T load(const volatile T* p, int order, const void* place) {
   sim::access(p, sizeof(T), sim::checker::READ | sim::checker::ATOMIC, true, place);
+  if (sim::watch.check && order == __ATOMIC_ACQUIRE) sim::checker::acquired(reinterpret_cast<uint64_t>(p));
   return *p;
 }
 template <class T>
-static void store(volatile T* p, T value, const void* place) {
+static void store(volatile T* p, T value, int order, const void* place) {
   sim::access(p, sizeof(T), sim::checker::WRITE | sim::checker::ATOMIC, true, place);
-  if (sim::watch.check) sim::checker::atomic(reinterpret_cast<uint64_t>(p));
+  if (sim::watch.check && order == __ATOMIC_RELEASE) sim::checker::released(reinterpret_cast<uint64_t>(p));
+  else if (sim::watch.check) sim::checker::updated(reinterpret_cast<uint64_t>(p));
   *p = value;
 }
-#define ATOMICS(bits)                                                                                              \
-  SIM_EXPORT uint##bits##_t __tsan_atomic##bits##_load(const volatile uint##bits##_t* p, int) {                    \
-    return load(p, PLACE);                                                                                         \
-  }                                                                                                                \
-  SIM_EXPORT void __tsan_atomic##bits##_store(volatile uint##bits##_t* p, uint##bits##_t v, int) {                 \
-    store(p, v, PLACE);                                                                                            \
-  }                                                                                                                \
-  SIM_EXPORT uint##bits##_t __tsan_atomic##bits##_exchange(volatile uint##bits##_t* p, uint##bits##_t v, int) {    \
-    uint##bits##_t old = load(p, PLACE);                                                                           \
-    store(p, v, PLACE);                                                                                            \
-    return old;                                                                                                    \
-  }                                                                                                                \
-  SIM_EXPORT uint##bits##_t __tsan_atomic##bits##_fetch_add(volatile uint##bits##_t* p, uint##bits##_t v, int) {   \
-    uint##bits##_t old = load(p, PLACE);                                                                           \
-    store<uint##bits##_t>(p, old + v, PLACE);                                                                      \
-    return old;                                                                                                    \
-  }                                                                                                                \
+#define ATOMICS(bits)                                                                                                \
+  SIM_EXPORT uint##bits##_t __tsan_atomic##bits##_load(const volatile uint##bits##_t* p, int order) {                \
+    return load(p, order, PLACE);                                                                                    \
+  }                                                                                                                  \
+  SIM_EXPORT void __tsan_atomic##bits##_store(volatile uint##bits##_t* p, uint##bits##_t v, int order) {             \
+    store(p, v, order, PLACE);                                                                                       \
+  }                                                                                                                  \
+  SIM_EXPORT uint##bits##_t __tsan_atomic##bits##_exchange(volatile uint##bits##_t* p, uint##bits##_t v, int) {      \
+    uint##bits##_t old = load(p, __ATOMIC_RELAXED, PLACE);                                                           \
+    store(p, v, __ATOMIC_RELAXED, PLACE);                                                                            \
+    return old;                                                                                                      \
+  }                                                                                                                  \
+  SIM_EXPORT uint##bits##_t __tsan_atomic##bits##_fetch_add(volatile uint##bits##_t* p, uint##bits##_t v, int) {     \
+    uint##bits##_t old = load(p, __ATOMIC_RELAXED, PLACE);                                                           \
+    store<uint##bits##_t>(p, old + v, __ATOMIC_RELAXED, PLACE);                                                      \
+    return old;                                                                                                      \
+  }                                                                                                                  \
   SIM_EXPORT int __tsan_atomic##bits##_compare_exchange_strong(volatile uint##bits##_t* p, uint##bits##_t* expected, \
-                                                               uint##bits##_t v, int, int) {                       \
-    uint##bits##_t old = load(p, PLACE);                                                                           \
-    bool equal = old == *expected;                                                                                 \
-    if (equal) store(p, v, PLACE);                                                                                 \
-    else *expected = old;                                                                                          \
-    return equal;                                                                                                  \
+                                                               uint##bits##_t v, int, int) {                         \
+    uint##bits##_t old = load(p, __ATOMIC_RELAXED, PLACE);                                                           \
+    bool equal = old == *expected;                                                                                   \
+    if (equal) store(p, v, __ATOMIC_RELAXED, PLACE);                                                                 \
+    else *expected = old;                                                                                            \
+    return equal;                                                                                                    \
   }
 ATOMICS(32)
 ATOMICS(64)

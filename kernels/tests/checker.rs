@@ -118,6 +118,15 @@ fn a_race_between_blocks() {
 }
 
 #[test]
+fn a_turn_that_is_not_handed_over() {
+    let words: &[&str] = &["race", "`out`", "of block (", "nothing orders"];
+    found("turn_without_release", ALL, &["both"], words);
+    found("turn_released_too_early", ALL, &["both"], words);
+    found("turn_awaited_by_one", ALL, &["both"], words);
+    found("turn_of_a_later_block", ALL, &["waits"], &["deadlock", "waits in a loop for a word of memory"]);
+}
+
+#[test]
 fn a_race_within_a_word() {
     found("overlapping_writes", ALL, &["written"], &["race", "`out`"]);
     found("atomic_against_plain", ALL, &["updated", "written"], &["race", "`out`"]);
@@ -179,7 +188,7 @@ fn sound_kernels_pass_without_a_word() {
     let sound: Vec<&str> = PLANTED.match_indices(", sound_").map(|(i, _)| &PLANTED[i + 2..]).collect();
     let names = sound.iter().map(|rest| rest.split(',').next().unwrap());
     let list: Vec<String> = names.flat_map(|name| ALL.iter().map(move |t| format!("{name}:{t}"))).collect();
-    assert_eq!(list.len(), 9 * ALL.len());
+    assert_eq!(list.len(), 11 * ALL.len());
     for schedule in ["schedule=lowest", "schedule=highest,early", "schedule=round", "schedule=random:7"] {
         let Some(said) = launches(&format!("{schedule},check=race+bounds+proxy"), &list.join(" ")) else {
             return;

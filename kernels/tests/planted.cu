@@ -131,6 +131,57 @@ KERNEL(1024, last_block_without_fence, u32* out, const u32* in) {
   if (sum == 1) out[blockIdx.x * blockDim.x + threadIdx.x] = sum;
 }
 
+// Blocks take turns at the same words, in the order in which they begin. Whoever is done says so, but does not release.
+KERNEL(1024, turn_without_release, u32* out, const u32* in) {
+  SMEM_ARRAY(u32, number, 1);
+  u32* words = const_cast<u32*>(in) + blockDim.x;  // two of 0
+  if (threadIdx.x == 0) {
+    number[0] = atomicAdd(words, 1u);
+    wait_acquire(words + 1, number[0]);
+  }
+  __syncthreads();
+  out[threadIdx.x] += number[0];  // both
+  __syncthreads();
+  if (threadIdx.x == 0) atomicAdd(words + 1, 1u);
+}
+
+// Released, but before the others of the block are done.
+KERNEL(1024, turn_released_too_early, u32* out, const u32* in) {
+  SMEM_ARRAY(u32, number, 1);
+  u32* words = const_cast<u32*>(in) + blockDim.x;
+  if (threadIdx.x == 0) {
+    number[0] = atomicAdd(words, 1u);
+    wait_acquire(words + 1, number[0]);
+  }
+  __syncthreads();
+  out[threadIdx.x] += number[0];  // both
+  if (threadIdx.x == 0) store_release(words + 1, number[0] + 1);
+}
+
+// One thread waits for its block's turn, and the others do not wait for it.
+KERNEL(1024, turn_awaited_by_one, u32* out, const u32* in) {
+  SMEM_ARRAY(u32, number, 1);
+  u32* words = const_cast<u32*>(in) + blockDim.x;
+  if (threadIdx.x == 0) number[0] = atomicAdd(words, 1u);
+  __syncthreads();
+  if (threadIdx.x == 0) wait_acquire(words + 1, number[0]);
+  out[threadIdx.x] += number[0];  // both
+  __syncthreads();
+  if (threadIdx.x == 0) store_release(words + 1, number[0] + 1);
+}
+
+// The first block waits for what the second writes, which may not run before it is over.
+KERNEL(1024, turn_of_a_later_block, u32* out, const u32* in) {
+  u32* words = const_cast<u32*>(in) + blockDim.x;
+  if (threadIdx.x == 0) {
+    const u32 number = atomicAdd(words, 1u);
+    if (number == 0) wait_acquire(words + 1, 1);  // waits
+    else store_release(words + 1, 1);
+  }
+  __syncthreads();
+  out[blockIdx.x * blockDim.x + threadIdx.x] = in[threadIdx.x];
+}
+
 // ---- bounds ----
 
 KERNEL(1024, read_past_the_end, u32* out, const u32* in) {
@@ -296,6 +347,33 @@ KERNEL(1024, sound_last_block, u32* out, const u32* in) {
   u32 sum = 0;
   for (u32 b = 0; b < gridDim.x; b++) sum += out[b * blockDim.x + threadIdx.x];
   out[threadIdx.x] = sum;
+}
+// Blocks take turns at the same words, in the order in which they begin.
+KERNEL(1024, sound_turns, u32* out, const u32* in) {
+  SMEM_ARRAY(u32, number, 1);
+  u32* words = const_cast<u32*>(in) + blockDim.x;
+  if (threadIdx.x == 0) {
+    number[0] = atomicAdd(words, 1u);
+    wait_acquire(words + 1, number[0]);
+  }
+  __syncthreads();
+  out[threadIdx.x] += number[0];
+  __syncthreads();
+  if (threadIdx.x == 0) store_release(words + 1, number[0] + 1);
+}
+// Reductions do not race with each other, and the block that comes last may read what they made.
+KERNEL(1024, sound_reductions, u32* out, const u32* in) {
+  SMEM_ARRAY(u32, last, 1);
+  u32* counter = const_cast<u32*>(in) + blockDim.x;
+  const float ones[4] = {1.0f, 1.0f, 1.0f, 1.0f};
+  reduce_add_4((float*)out + threadIdx.x % 4 * 4, ones);
+  __syncthreads();
+  if (threadIdx.x == 0) {
+    __threadfence();
+    last[0] = atomicAdd(counter, 1u) == gridDim.x - 1;
+  }
+  __syncthreads();
+  if (last[0]) out[blockDim.x + threadIdx.x] = out[threadIdx.x % 16];
 }
 // Neighbours write the two bytes of one granule of the checker, and the halves of one word.
 KERNEL(1024, sound_narrow_writes, u32* out, const u32* in) {

@@ -35,6 +35,9 @@ pub struct CheckArguments {
     /// Only cases whose name holds this
     #[arg(long, value_name = "TEXT")]
     case: Option<String>,
+    /// Let kernels add in any order, as trainer.deterministic=false does; that bits repeat is then not asked
+    #[arg(long)]
+    any_order: bool,
 }
 
 pub fn run(command: &Command) -> Result<()> {
@@ -52,6 +55,7 @@ pub fn run(command: &Command) -> Result<()> {
 /// and no process changes. An op of which none ran is a failure, like one that differs.
 fn run_check(arguments: &CheckArguments) -> Result<()> {
     let device = neva::device::open(&arguments.device)?;
+    device.set_deterministic(!arguments.any_order);
     let on_gpu = matches!(device.kind(), Kind::Gpu(_));
     let mut failures = 0;
     if on_gpu && arguments.op.as_deref().is_none_or(|op| op == CONFORMANCE) {

@@ -40,6 +40,9 @@ pub struct BenchArguments {
     /// Run all of it once at small sizes instead, to see that everything runs; the times mean nothing
     #[arg(long)]
     smoke: bool,
+    /// Let kernels add in any order, as trainer.deterministic=false does
+    #[arg(long)]
+    any_order: bool,
 }
 
 /// Run one pass of one case exactly once, in an NVTX range of the op's name, for a profiler
@@ -73,6 +76,7 @@ pub enum PassName {
 pub fn bench(arguments: &BenchArguments) -> Result<()> {
     let ops = entries(arguments.op.as_deref())?;
     let device = neva::device::open(&arguments.device)?;
+    device.set_deterministic(!arguments.any_order);
     let mut effort = if arguments.smoke { Effort::SMOKE } else { Effort::full(&device) };
     effort.runs = arguments.runs.unwrap_or(effort.runs);
     let ceilings = Ceilings::measure(&device, effort)?;

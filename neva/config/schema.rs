@@ -193,6 +193,9 @@ section! {
         precision: Precision = Precision::Bf16,
         /// auto, cpu or gpu; `--device` has the last word.
         accelerator: Accelerator = Accelerator::Auto,
+        /// Whether a run repeats bit for bit; false lets a GPU add in the order that is fastest. On the CPU a run always
+        /// repeats.
+        deterministic: bool = true,
         /// Devices: 1.
         devices: usize [1..] = 1,
         /// **Ours.** CPU threads; null is one per core.

@@ -86,6 +86,7 @@ pub fn run(config: &Config, stop: &(dyn Fn(u64) -> bool + Sync)) -> Result<Summa
 /// As [`run`], on a device of choice.
 pub fn run_on(device: &Device, config: &Config, stop: &(dyn Fn(u64) -> bool + Sync)) -> Result<Summary> {
     device.reset_peak();
+    device.set_deterministic(config.trainer.deterministic);
     in_pool(config.trainer.threads, || {
         let mut trainer = Trainer::new(device, config)?;
         trainer.run(stop).map_err(|error| match (error, &trainer.last) {

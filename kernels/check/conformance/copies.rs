@@ -1,4 +1,5 @@
-//! Copies that do not wait, and the barriers between those who fill shared memory and those who read it.
+//! Copies that do not wait, and what orders those who write memory and those who read it: barriers within a block,
+//! turns between blocks.
 
 use super::{Finding, Launch, Run, TRANSFERS, UNWRITTEN, equal};
 use crate::device::gpu::Grid;
@@ -30,6 +31,39 @@ pub(super) fn cp_async(run: &mut Run) -> Result<Finding> {
         let copy = i / 4;
         format!("group {}, thread {}, word {}", (copy / THREADS).min(2), copy % THREADS, i % 4)
     }))
+}
+
+/// ld.acquire and st.release at the scope of the device: blocks go over the same words one after the other.
+pub(super) fn turns(run: &mut Run) -> Result<Finding> {
+    const BLOCKS: usize = 200; // more than run side by side
+    let values = run.words(BLOCKS * THREADS);
+    let grid = Grid::linear(BLOCKS as u32, THREADS as u32);
+    let got = run.wrapper("turns", grid, &[&[0, 0], &values[..]].concat(), THREADS)?;
+    let moved_on = |words: Vec<u32>, own: &[u32]| -> Vec<u32> {
+        (0..THREADS).map(|i| words[(i + 1) % THREADS].wrapping_add(own[i])).collect()
+    };
+    let expected = values.chunks(THREADS).fold(vec![0; THREADS], moved_on);
+    Ok(equal(&got, &expected, |i| format!("word {i}")))
+}
+
+/// red.add.v4.f32: four floats each, of sums that are exact in any order.
+pub(super) fn reduce_add_4(run: &mut Run) -> Result<Finding> {
+    const ROUNDS: usize = 8;
+    let places: Vec<u32> = (0..ROUNDS * THREADS).map(|_| run.below(32)).collect();
+    let values: Vec<f32> = (0..ROUNDS * THREADS * 4).map(|_| run.below(2001) as f32 - 1000.0).collect();
+    let input: Vec<u32> = places.iter().copied().chain(values.iter().map(|v| v.to_bits())).collect();
+    let entry = "conformance_reduce_add_4";
+    let launch = Launch { source: &TRANSFERS, entry, grid: one_block(), map: None };
+    let got = run.launch(launch, &input, 32 * 4)?;
+    let mut sums = [0.0f32; 32 * 4];
+    for (place, added) in places.iter().zip(values.chunks(4)) {
+        for (sum, value) in sums[*place as usize * 4..].iter_mut().zip(added) {
+            *sum += value;
+        }
+    }
+    // -0.0 + 0.0 is 0.0: no sum has a sign that depends on the order.
+    let expected: Vec<u32> = sums.iter().map(|sum| sum.to_bits()).collect();
+    Ok(equal(&got, &expected, |i| format!("quadruple {}, value {}", i / 4, i % 4)))
 }
 
 /// Eight rounds of 64 values, each read in the reverse order.

@@ -75,7 +75,7 @@ const fn of(
 }
 
 /// Every check, in the order of `ptx.cuh`.
-pub const CHECKS: [Check; 17] = [
+pub const CHECKS: [Check; 19] = [
     of("bf16_bits", &["bf16_bits"], ALL, numbers::bf16_bits),
     of("bf16_pair", &["bf16_pair"], ALL, numbers::bf16_pair),
     of("ex2", &["ex2"], ALL, numbers::ex2),
@@ -91,6 +91,8 @@ pub const CHECKS: [Check; 17] = [
     of("ldmatrix_x4_trans", &["ldmatrix_x4_trans"], ALL, matrices::ldmatrix_x4_trans),
     of("mma_bf16", &["mma_bf16"], ALL, matrices::mma_bf16),
     of("cp_async", &["cp_async_16", "cp_async_commit", "cp_async_wait"], ALL, copies::cp_async),
+    of("turns", &["load_acquire", "store_release", "wait_acquire"], ALL, copies::turns),
+    of("reduce_add_4", &["reduce_add_4"], HOPPER_ON, copies::reduce_add_4),
     of("named barriers", &["named_barrier_sync", "named_barrier_arrive"], ALL, copies::named_barriers),
     of("mbarrier", &["mbarrier_init", "mbarrier_arrive", "mbarrier_wait"], HOPPER_ON, copies::mbarrier),
     of(

@@ -1,4 +1,5 @@
-// A kernel for each wrapper of mbarrier objects and of the TMA engine; see wrappers.cu. From sm_90 on.
+// A kernel for each wrapper of mbarrier objects, of the TMA engine and of wide reductions; see wrappers.cu. From sm_90
+// on.
 //
 // Mapping   One block.
 // Memory    Tiles of shared memory are the dynamic part, aligned to 1024 bytes.
@@ -61,4 +62,17 @@ KERNEL(THREADS, conformance_tma_store_2d, TENSOR_MAP(map), const u32* in /* byte
     __syncthreads();
   }
   if (threadIdx.x == 0) tma_store_wait<0>();
+}
+
+// Eight rounds in which each thread adds four floats to one of 32 quadruples; places first, then values.
+KERNEL(THREADS, conformance_reduce_add_4, const u32* in /* (8, 128) and (8, 128, 4) */, u32* out /* (32, 4) */) {
+  const u32 thread = threadIdx.x;
+  out[thread] = 0;
+  __syncthreads();
+  for (u32 round = 0; round < 8; round++) {
+    const u32 at = round * THREADS + thread;
+    float values[4];
+    for (u32 i = 0; i < 4; i++) values[i] = __uint_as_float(in[8 * THREADS + at * 4 + i]);
+    reduce_add_4((float*)out + in[at] * 4, values);
+  }
 }

@@ -144,3 +144,20 @@ KERNEL(THREADS, conformance_named_barriers, const u32* in /* (8, 64) */, u32* ou
     }
   }
 }
+
+// Blocks take turns at 128 words, in the order in which they begin to run: each value moves on by one place and has the
+// block's own value of its new place added. `in` begins with two words of 0, which the kernel writes.
+KERNEL(THREADS, conformance_turns, const u32* in /* (2) and (blocks, 128) */, u32* out /* (128) */) {
+  SMEM_ARRAY(u32, number, 1);
+  u32* words = const_cast<u32*>(in);
+  if (threadIdx.x == 0) {
+    number[0] = atomicAdd(words, 1u);
+    wait_acquire(words + 1, number[0]);
+  }
+  __syncthreads();
+  const u32 value = number[0] == 0 ? 0 : out[(threadIdx.x + 1) % THREADS];
+  __syncthreads();
+  out[threadIdx.x] = value + in[2 + number[0] * THREADS + threadIdx.x];
+  __syncthreads();
+  if (threadIdx.x == 0) store_release(words + 1, number[0] + 1);
+}
