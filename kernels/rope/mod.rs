@@ -148,6 +148,8 @@ pub const ENTRY: Entry = Entry {
         };
         let grouped = Rope { heads: 4, kv_heads: 2, head_dim: 24, rotary_dim: 12 };
         let grouped_ins = ins(&grouped, 0..577);
+        let model = Rope { heads: 2, kv_heads: 1, head_dim: 128, rotary_dim: 128 };
+        let model_ins = ins(&model, 40..59);
         let wide = Rope { heads: 2, kv_heads: 1, head_dim: 610, rotary_dim: 602 };
         let wide_ins = ins(&wide, 30..32);
         let llama = Rope { heads: 32, kv_heads: 32, head_dim: 128, rotary_dim: 128 };
@@ -157,6 +159,7 @@ pub const ENTRY: Entry = Entry {
             case("grouped heads", Rope { heads: 4, kv_heads: 2, head_dim: 6, rotary_dim: 6 }, 1000..1003),
             case("half rotated", Rope { heads: 2, kv_heads: 1, head_dim: 8, rotary_dim: 4 }, 0..4),
             case("whole vectors", Rope { heads: 5, kv_heads: 1, head_dim: 24, rotary_dim: 16 }, 7..10),
+            Case::parity("heads of 128", model, model_ins),
             Case::parity("heads wider than a block", wide, wide_ins),
             Case::parity("577 rows", grouped, grouped_ins),
             Case::bench("7B, 2048 rows", llama, llama_ins),
