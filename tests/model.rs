@@ -4,9 +4,10 @@
 
 mod tiny_model;
 
-use engine::{AdamW, AdamWConfig, Buffer, DType, Device, Param, Pass, Role, backward};
+use engine::{AdamW, AdamWConfig, Buffer, DType, Device, Param, Pass, Role, Tensor, backward};
 use kernels::random::Random;
-use neva::model::{Batch, Model, NewRows, Trainable};
+use neva::model::config::Mlp;
+use neva::model::{Batch, IGNORE, Model, NewRows, Trainable};
 use tiny_model::{ALL, PHASE_1, PHASE_2, batch, llama, mixed, model, nvgpt};
 
 fn loss(device: &Device, model: &Model, batch: &Batch) -> f64 {
@@ -75,6 +76,62 @@ fn phase_1_launches_no_weight_gradient_of_the_llm_and_no_backward_of_the_tower()
     }
     for param in model.params() {
         assert_eq!(param.grad().is_some(), param.name().starts_with("projector."), "{}", param.name());
+    }
+}
+
+#[test]
+fn rows_without_a_label_end_at_the_last_attention_and_no_gradient_changes() {
+    for config in [llama(), nvgpt()] {
+        let device = Device::cpu();
+        let model = model(&device, DType::F64, &config, ALL);
+        let batch = mixed(&config);
+        let gradients = |loss: Tensor| {
+            backward(loss, 1.0, &mut |_| Ok(())).unwrap();
+            let gradients: Vec<f64> = model
+                .params()
+                .iter()
+                .filter_map(|p| p.take_grad())
+                .flat_map(|g| g.to_f64().unwrap())
+                .collect();
+            gradients
+        };
+        device.start_trace();
+        let loss = model.loss(&device, &batch, None).unwrap();
+        let last = format!("llm.{}", config.llm.layers - 1);
+        let trace = device.take_trace().unwrap();
+        let flops = trace.iter().filter(|e| e.op == "gemm" && *e.scope == last).map(|e| e.flops);
+        let flops: Vec<u64> = flops.collect();
+        let c = &config.llm;
+        let product =
+            |rows: usize, from: usize, to: usize| (rows * to * (2 * from + usize::from(c.bias))) as u64;
+        let up = if matches!(c.mlp, Mlp::Gated(_)) { 2 * c.ffn_size } else { c.ffn_size };
+        let labelled = batch.supervised();
+        assert!(labelled < batch.ids.len() / 2);
+        let wanted = [
+            product(batch.ids.len(), c.hidden_size, c.qkv_size()),
+            product(labelled, c.heads * c.head_dim, c.hidden_size),
+            product(labelled, c.hidden_size, up),
+            product(labelled, c.ffn_size, c.hidden_size),
+        ];
+        assert_eq!(flops, wanted);
+        let value = loss.item().unwrap();
+        let got = gradients(loss);
+
+        // The same loss of logits of all rows: those without a label weigh nothing.
+        let logits = model.logits(&device, &batch).unwrap();
+        let labels: Vec<u32> = batch.labels.iter().map(|&l| if l == IGNORE { 0 } else { l }).collect();
+        let weight = |(&label, &weight): (&u32, &f32)| if label == IGNORE { 0.0 } else { f64::from(weight) };
+        let weights: Vec<f64> = batch.labels.iter().zip(&batch.weights).map(weight).collect();
+        let n = labels.len();
+        let labels = Tensor::from_slice(&device, [n], &labels).unwrap();
+        let weights = Tensor::from_slice(&device, [n], &weights).unwrap();
+        let whole = logits.cross_entropy(&labels, &weights).unwrap();
+        assert!((whole.item().unwrap() - value).abs() < 1e-12 * value.abs());
+        let want = gradients(whole);
+        assert_eq!(got.len(), want.len());
+        for (got, want) in got.iter().zip(&want) {
+            assert!((got - want).abs() < 1e-11 * (1.0 + want.abs()), "{got}, not {want}");
+        }
     }
 }
 

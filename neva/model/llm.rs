@@ -66,6 +66,14 @@ pub struct Dropout {
     pub seed: u64,
 }
 
+/// The rows of a pack whose logits are wanted.
+pub struct Wanted {
+    /// Which: `[wanted]`.
+    pub rows: Tensor,
+    /// As in [`Layout`], of these rows alone.
+    pub dropout: Option<Dropout>,
+}
+
 /// Keys and values of sequences being generated.
 pub struct KvCache {
     layers: Vec<Option<Buffer>>,
@@ -134,45 +142,38 @@ impl Llm {
         Ok(self.embedding.tensor().embedding(ids)?)
     }
 
-    /// embeddings [rows, hidden] -> logits [wanted, vocab] of the rows in `wanted` (all of them if None). The last
-    /// norm and the head run on those rows only.
-    pub fn forward(&self, embeddings: Tensor, layout: &Layout, wanted: Option<&Tensor>) -> Result<Tensor> {
+    /// embeddings [rows, hidden] -> logits [wanted, vocab] of the rows in `wanted` (all of them if None). What
+    /// follows the last attention runs on those rows only.
+    pub fn forward(&self, embeddings: Tensor, layout: &Layout, wanted: Option<&Wanted>) -> Result<Tensor> {
         let device = embeddings.device().clone();
         let _scope = device.scope("llm");
-        let dropout = layout.dropout.as_ref();
+        let mut dropout = layout.dropout.as_ref();
         let mut residual = self.hidden_dropout(embeddings, dropout, 0)?;
         let mut y = self.first_norm().forward(&residual)?;
         for (i, layer) in self.layers.iter().enumerate() {
             let _scope = device.scope(&i.to_string());
             let qkv = layer.qkv.forward(&y)?.rope(&layout.rotation, self.rope())?;
-            let attended = qkv.attention(&layout.cu_seqlens, self.attention(layout.max_len, layout.pairs))?;
+            let mut attended =
+                qkv.attention(&layout.cu_seqlens, self.attention(layout.max_len, layout.pairs))?;
+            if let Some(wanted) = wanted.filter(|_| i + 1 == self.layers.len()) {
+                (attended, residual) = keep(&wanted.rows, attended, residual)?;
+                dropout = wanted.dropout.as_ref();
+            }
             let attended = self.hidden_dropout(layer.out.forward(&attended)?, dropout, 2 * i as u64 + 1)?;
             (y, residual) = layer.norm2.add_forward(attended, residual)?;
             let hidden = self.mlp_act(layer.up.forward(&y)?)?;
             let hidden = self.dropout(hidden, dropout, self.config.ffn_dropout, FFN_SITE | i as u64)?;
             let out = self.hidden_dropout(layer.down.forward(&hidden)?, dropout, 2 * i as u64 + 2)?;
-            (y, residual) = self.next_norm(out, residual, i, wanted)?;
+            (y, residual) = self.norm_behind(i).add_forward(out, residual)?;
         }
         let _scope = device.scope("head");
         let head = self.head.as_ref().unwrap_or(&self.embedding);
         Ok(y.linear(&head.tensor(), None)?)
     }
 
-    /// The norm that follows block `i`; behind the last block only the wanted rows go on.
-    fn next_norm(
-        &self,
-        out: Tensor,
-        residual: Tensor,
-        i: usize,
-        wanted: Option<&Tensor>,
-    ) -> Result<(Tensor, Tensor)> {
-        match (self.layers.get(i + 1), wanted) {
-            (Some(next), _) => next.norm1.add_forward(out, residual),
-            (None, Some(rows)) => {
-                self.final_norm.add_forward(out.embedding(rows)?, residual.embedding(rows)?)
-            }
-            (None, None) => self.final_norm.add_forward(out, residual),
-        }
+    /// The norm that follows block `i`.
+    fn norm_behind(&self, i: usize) -> &Norm {
+        self.layers.get(i + 1).map_or(&self.final_norm, |next| &next.norm1)
     }
 
     fn first_norm(&self) -> &Norm {
@@ -267,11 +268,14 @@ impl Llm {
             let qkv = layer.qkv.forward(&y)?.rope(&at.rotation, self.rope())?;
             let held = cache.layers[i].take().expect("a cache is whole between calls");
             let held = Tensor::constant(held).kv_append(&qkv, &at.rows, append.clone())?;
-            let attended = qkv.cached_attention(&held, &at.slots, &at.positions, attention.clone())?;
+            let mut attended = qkv.cached_attention(&held, &at.slots, &at.positions, attention.clone())?;
             cache.layers[i] = Some(held.into_buffer());
+            if let Some(rows) = wanted.filter(|_| i + 1 == self.layers.len()) {
+                (attended, residual) = keep(rows, attended, residual)?;
+            }
             (y, residual) = layer.norm2.add_forward(layer.out.forward(&attended)?, residual)?;
             let out = layer.down.forward(&self.mlp_act(layer.up.forward(&y)?)?)?;
-            (y, residual) = self.next_norm(out, residual, i, wanted)?;
+            (y, residual) = self.norm_behind(i).add_forward(out, residual)?;
         }
         let head = self.head.as_ref().unwrap_or(&self.embedding);
         Ok(y.linear(&head.tensor(), None)?)
@@ -292,6 +296,12 @@ impl Llm {
     pub fn config(&self) -> &LlmConfig {
         &self.config
     }
+}
+
+/// These rows of attention's result and of the residual stream. Behind the last attention no row reads another, so a
+/// row whose logits nobody wants is part of nothing any more.
+fn keep(rows: &Tensor, attended: Tensor, residual: Tensor) -> Result<(Tensor, Tensor)> {
+    Ok((attended.embedding(rows)?, residual.embedding(rows)?))
 }
 
 /// Dropout sites inside MLPs, apart from the numbers of the other sites.

@@ -19,7 +19,7 @@ pub use weights::{Init, Source, Weights};
 
 use crate::Result;
 use engine::{DType, Device, Param, Tensor};
-use llm::{CacheRows, Layout, Llm};
+use llm::{CacheRows, Layout, Llm, Wanted};
 use projector::Projector;
 use vision::VisionTower;
 
@@ -165,12 +165,7 @@ impl Model {
             .transpose()?;
         let x = self.embed(device, &batch.ids, features.as_ref(), &batch.image_rows)?;
         let lengths = batch.cu_seqlens.windows(2).map(|w| (w[1] - w[0]) as usize);
-        let dropout = dropout_seed
-            .map(|seed| {
-                let keys = Tensor::from_slice(device, [batch.keys.len()], &batch.keys)?;
-                Ok::<_, crate::Error>(Dropout { keys, seed })
-            })
-            .transpose()?;
+        let dropout = dropout(device, &batch.keys, dropout_seed)?;
         let layout = Layout {
             cu_seqlens: Tensor::from_slice(device, [batch.cu_seqlens.len()], &batch.cu_seqlens)?,
             rotation: self.llm.rotation(device, &batch.positions)?,
@@ -187,8 +182,8 @@ impl Model {
         self.llm.forward(x, &layout, None)
     }
 
-    /// The loss: sum over labelled rows of weight * cross entropy, one element. Rows without a label skip the last
-    /// norm and the head: they are no part of the loss. `dropout_seed` is Some in training, different each step.
+    /// The loss: sum over labelled rows of weight * cross entropy, one element. Rows without a label end at the last
+    /// attention: what follows is no part of the loss. `dropout_seed` is Some in training, different each step.
     pub fn loss(&self, device: &Device, batch: &Batch, dropout_seed: Option<u64>) -> Result<Tensor> {
         let (x, layout) = self.prepare(device, batch, dropout_seed)?;
         let rows: Vec<u32> =
@@ -196,7 +191,11 @@ impl Model {
         let labels: Vec<u32> = rows.iter().map(|&i| batch.labels[i as usize]).collect();
         let weights: Vec<f32> = rows.iter().map(|&i| batch.weights[i as usize]).collect();
         let n = rows.len();
-        let wanted = Tensor::from_slice(device, [n], &rows)?;
+        let keys: Vec<u32> = rows.iter().map(|&i| batch.keys[i as usize]).collect();
+        let wanted = Wanted {
+            rows: Tensor::from_slice(device, [n], &rows)?,
+            dropout: dropout(device, &keys, dropout_seed)?,
+        };
         let logits = self.llm.forward(x, &layout, Some(&wanted))?;
         let labels = Tensor::from_slice(device, [n], &labels)?;
         let weights = Tensor::from_f32(device, self.dtype().acc(), [n], &weights)?;
@@ -232,6 +231,12 @@ impl Model {
         let wanted = Tensor::from_slice(device, [wanted.len()], wanted)?;
         self.llm.forward_cached(x, cache, &at, Some(&wanted))
     }
+}
+
+/// What dropout needs to know of rows with these keys; None outside training.
+fn dropout(device: &Device, keys: &[u32], seed: Option<u64>) -> Result<Option<Dropout>> {
+    let of = |seed| Ok(Dropout { keys: Tensor::from_slice(device, [keys.len()], keys)?, seed });
+    seed.map(of).transpose()
 }
 
 /// Rows to feed to sequences in a cache.
