@@ -1,7 +1,7 @@
 //! Gated activation on the CPU.
 
 use crate::activation::curve::Curve;
-use crate::dtype::{Float, Real};
+use crate::dtype::Real;
 use crate::reduce::rows_per_task;
 use crate::simd::vectorize;
 use rayon::prelude::*;
@@ -35,9 +35,15 @@ pub fn backward<T: Real, C: Curve>(width: usize, x: &mut [T], dy: &[T]) {
             || {
                 for (x, dy) in x.chunks_exact_mut(2 * width).zip(dy.chunks_exact(width)) {
                     let (gate, up) = x.split_at_mut(width);
-                    let blocks = gate.chunks_mut(BLOCK).zip(up.chunks_mut(BLOCK)).zip(dy.chunks(BLOCK));
-                    for ((gate, up), dy) in blocks {
-                        backward_block::<T, C>(gate, up, dy);
+                    let ((gates, gate), (ups, up)) =
+                        (gate.as_chunks_mut::<BLOCK>(), up.as_chunks_mut::<BLOCK>());
+                    let (dys, dy) = dy.as_chunks::<BLOCK>();
+                    for ((gate, up), dy) in gates.iter_mut().zip(ups).zip(dys) {
+                        backward_block::<T, C, BLOCK>(gate, up, dy);
+                    }
+                    let rest = gate.as_chunks_mut().0.iter_mut().zip(up.as_chunks_mut().0);
+                    for ((gate, up), dy) in rest.zip(dy.as_chunks().0) {
+                        backward_block::<T, C, 1>(gate, up, dy);
                     }
                 }
             },
@@ -46,21 +52,17 @@ pub fn backward<T: Real, C: Curve>(width: usize, x: &mut [T], dy: &[T]) {
 }
 
 /// Elements that are computed before any is written: the compiler cannot know that gate and up, two parts of one
-/// row, do not overlap, and vectorises only what it writes to an array of its own.
-const BLOCK: usize = 64;
+/// row, do not overlap, and vectorises only what it writes to arrays of its own.
+const BLOCK: usize = 32;
 
 #[inline(always)]
-fn backward_block<T: Real, C: Curve>(gate: &mut [T], up: &mut [T], dy: &[T]) {
-    let n = dy.len();
-    let (mut g, mut u, mut d) = ([T::Acc::ZERO; BLOCK], [T::Acc::ZERO; BLOCK], [T::Acc::ZERO; BLOCK]);
-    for i in 0..n {
-        (g[i], u[i], d[i]) = (gate[i].to_acc(), up[i].to_acc(), dy[i].to_acc());
+fn backward_block<T: Real, C: Curve, const N: usize>(gate: &mut [T; N], up: &mut [T; N], dy: &[T; N]) {
+    let (mut dgate, mut dup) = (*gate, *up);
+    for i in 0..N {
+        let (value, slope) = C::at(gate[i].to_acc());
+        let dy = dy[i].to_acc();
+        dgate[i] = T::from_acc(dy * up[i].to_acc() * slope);
+        dup[i] = T::from_acc(dy * value);
     }
-    for ((g, u), d) in g.iter_mut().zip(&mut u).zip(&d) {
-        let (value, slope) = C::at(*g);
-        (*g, *u) = (*d * *u * slope, *d * value);
-    }
-    for i in 0..n {
-        (gate[i], up[i]) = (T::from_acc(g[i]), T::from_acc(u[i]));
-    }
+    (*gate, *up) = (dgate, dup);
 }
