@@ -16,8 +16,11 @@ fn polynomial<const N: usize>(x: f32, c: [f32; N]) -> f32 {
 }
 
 // ln 2 in two parts: the high one has 9 significant bits, so its product with any exponent is exact.
-const LN2_HIGH: f32 = 0.693_359_4;
-const LN2_LOW: f32 = -2.121_944_4e-4;
+pub(crate) const LN2_HIGH: f32 = 0.693_359_4;
+pub(crate) const LN2_LOW: f32 = -2.121_944_4e-4;
+
+/// e^r = 1 + r + r^2 P(r) for |r| up to ln 2 / 2: the coefficients of P.
+pub(crate) const EXP: [f32; 5] = [0.499_999_94, 0.166_665_2, 0.041_668_393, 0.008_368_781, 0.001_381_446_4];
 
 /// e^x within 1 ulp; 0 below -87.34 (results that would be subnormal), infinity above 88.72.
 ///
@@ -34,7 +37,7 @@ pub fn exp_f32(x: f32) -> f32 {
     let shifted = clamped * std::f32::consts::LOG2_E + ROUND;
     let n = shifted - ROUND;
     let r = clamped - n * LN2_HIGH - n * LN2_LOW;
-    let p = polynomial(r, [0.499_999_94, 0.166_665_2, 0.041_668_393, 0.008_368_781, 0.001_381_446_4]);
+    let p = polynomial(r, EXP);
     let e = 1.0 + (r + r * r * p);
     // n may be 128, which is no exponent of a finite number: scale by two factors that both are.
     let n = (shifted.to_bits() as i32).wrapping_sub(ROUND.to_bits() as i32);
