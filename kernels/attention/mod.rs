@@ -45,6 +45,7 @@ mod tiling;
 pub use cached::{CACHED_ENTRY, CachedAttention};
 pub use cases::ENTRY;
 pub(crate) use cases::of_lengths;
+pub(crate) use cpu::{Kernel, Lanes, OnPath};
 
 use crate::device::Kind;
 use crate::op::{Backward, Cost, Forward, Made, Needs, Op, Run, Shapes, Slot, check, float, take};

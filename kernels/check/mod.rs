@@ -11,6 +11,7 @@ mod gpu;
 pub mod gradient;
 pub mod large;
 pub mod parity;
+pub mod rates;
 
 use crate::device::program::Source;
 use crate::device::{Buffer, Device, Role};

@@ -1,8 +1,11 @@
-//! `neva bench step`.
+//! `neva bench step` and `neva bench decode`.
 
 use clap::{Args, Subcommand, ValueEnum};
-use engine::{DType, Pass, summarize};
-use neva::bench::{Sizes, StepBench};
+use engine::{DType, Device, Pass, summarize};
+use kernels::check::bench::{Ceilings, Effort};
+use kernels::check::rates;
+use kernels::device::Kind;
+use neva::bench::{DecodeBench, Sizes, StepBench};
 use neva::model::Trainable;
 use neva::{Error, Result, device, train};
 
@@ -11,6 +14,36 @@ use neva::{Error, Result, device, train};
 pub enum Command {
     /// One training step of a model with random weights
     Step(Step),
+    /// Tokens that a decoder with random weights adds to one sequence
+    Decode(Decode),
+}
+
+#[derive(Args)]
+pub struct Decode {
+    /// Arithmetic
+    #[arg(long, default_value = "bf16")]
+    dtype: Dtype,
+    /// CPU threads
+    #[arg(long, default_value_t = 1, value_parser = super::positive)]
+    threads: usize,
+    /// Tokens of the prompt
+    #[arg(long, default_value_t = 32, value_parser = super::positive)]
+    prompt: usize,
+    /// Tokens timed
+    #[arg(long, default_value_t = 32, value_parser = super::positive)]
+    tokens: usize,
+    /// Decoder: hidden,layers,heads,ffn
+    #[arg(long, default_value = "1024,19,16,2816", value_parser = sizes)]
+    llm: Sizes,
+    /// Key and value heads; all heads if not given
+    #[arg(long, value_parser = super::positive)]
+    kv: Option<usize>,
+    /// Vocabulary
+    #[arg(long, default_value_t = 32000, value_parser = super::positive)]
+    vocab: usize,
+    /// cpu, cuda, cuda:N or auto
+    #[arg(long, default_value = "cpu")]
+    device: String,
 }
 
 #[derive(Args)]
@@ -51,9 +84,12 @@ pub struct Step {
     /// What learns: all, the projector (phase 1), or projector and decoder (phase 2)
     #[arg(long, default_value = "llm")]
     train: Train,
-    /// Print the ops of one step first, the longest first
+    /// Print the ops first, each with its shortest time of all steps, the longest first
     #[arg(long)]
     trace: bool,
+    /// Measure also what this machine can do, and say what a step takes at least (on the CPU)
+    #[arg(long)]
+    floor: bool,
     /// cpu, cuda, cuda:N or auto
     #[arg(long, default_value = "cpu")]
     device: String,
@@ -95,23 +131,60 @@ fn sizes(text: &str) -> std::result::Result<Sizes, String> {
 }
 
 pub fn run(command: &Command) -> Result<()> {
-    let Command::Step(step) = command;
+    match command {
+        Command::Step(step) => run_step(step),
+        Command::Decode(decode) => run_decode(decode),
+    }
+}
+
+fn usage(wrong: bool, what: impl FnOnce() -> String) -> Result<()> {
+    if wrong { Err(Error::Usage(what())) } else { Ok(()) }
+}
+
+fn check_head(flag: &str, sizes: Sizes) -> Result<()> {
+    let width = sizes.hidden / sizes.heads;
+    usage(width % 8 != 0 || width > 256, || {
+        format!("{flag}: a head is {width} wide, expected a multiple of 8 up to 256")
+    })
+}
+
+fn check_kv(kv: usize, heads: usize) -> Result<()> {
+    usage(heads % kv != 0, || format!("--kv: {kv} does not divide the {heads} heads of --llm"))
+}
+
+fn run_decode(decode: &Decode) -> Result<()> {
+    let kv = decode.kv.unwrap_or(decode.llm.heads);
+    check_kv(kv, decode.llm.heads)?;
+    check_head("--llm", decode.llm)?;
+    let bench = DecodeBench {
+        dtype: decode.dtype.into(),
+        prompt: decode.prompt,
+        tokens: decode.tokens,
+        llm: decode.llm,
+        kv,
+        vocab: decode.vocab,
+    };
+    let device = device::open(&decode.device)?;
+    train::in_pool(Some(decode.threads), || {
+        let times = bench.run(&device).map_err(|e| e.advise("a smaller --llm or --tokens needs less"))?;
+        let read = rates::read(512 << 20);
+        super::print(&format!("{}\n", bench.to_json(&times, read)))
+    })
+}
+
+fn run_step(step: &Step) -> Result<()> {
     let train = match step.train {
         Train::All => Trainable { vision: true, projector: true, llm: true },
         Train::Llm => Trainable { vision: false, projector: true, llm: true },
         Train::Projector => Trainable { vision: false, projector: true, llm: false },
     };
     let kv = step.kv.unwrap_or(step.llm.heads);
-    let usage = |wrong: bool, what: String| if wrong { Err(Error::Usage(what)) } else { Ok(()) };
-    let (image, patch, heads) = (step.image, step.patch, step.llm.heads);
-    usage(image % patch != 0, format!("--patch: {patch} does not divide --image {image}"))?;
-    usage(heads % kv != 0, format!("--kv: {kv} does not divide the {heads} heads of --llm"))?;
-    usage(step.vocab < 2, "--vocab: expected at least 2: the last id is the image token".into())?;
-    for (flag, s) in [("--vision", step.vision), ("--llm", step.llm)] {
-        let width = s.hidden / s.heads;
-        let wrong = width % 8 != 0 || width > 256;
-        usage(wrong, format!("{flag}: a head is {width} wide, expected a multiple of 8 up to 256"))?;
-    }
+    let (image, patch) = (step.image, step.patch);
+    usage(image % patch != 0, || format!("--patch: {patch} does not divide --image {image}"))?;
+    usage(step.vocab < 2, || "--vocab: expected at least 2: the last id is the image token".into())?;
+    check_kv(kv, step.llm.heads)?;
+    check_head("--vision", step.vision)?;
+    check_head("--llm", step.llm)?;
     let bench = StepBench {
         dtype: step.dtype.into(),
         batch: step.batch,
@@ -124,12 +197,16 @@ pub fn run(command: &Command) -> Result<()> {
         kv,
         vocab: step.vocab,
         train,
+        trace: step.trace,
     };
     let device = device::open(&step.device)?;
+    usage(step.floor && !matches!(device.kind(), Kind::Cpu(_)), || {
+        "--floor: the rates are those of the CPU, use --device cpu".into()
+    })?;
     train::in_pool(Some(step.threads), || {
         let times = bench.run(&device).map_err(|e| e.advise("a smaller --batch or --text needs less"))?;
         if step.trace {
-            let rows = summarize(&times.trace, |e| {
+            let rows = summarize(&times.ops, |e| {
                 let pass = match e.pass {
                     Pass::Forward => "forward",
                     Pass::Backward(_) => "backward",
@@ -151,6 +228,16 @@ pub fn run(command: &Command) -> Result<()> {
             }
             super::print(&text)?;
         }
-        super::print(&format!("{}\n", bench.to_json(&times)))
+        let rates = step.floor.then(|| floor_rates(&device, bench.dtype)).transpose()?;
+        super::print(&format!("{}\n", bench.to_json(&times, rates)))
     })
+}
+
+/// Operations and bytes per second of this machine at its best. In f32 the operations are multiply-adds in registers
+/// on each thread. In bf16 they are those of a large product: processors differ in the units that they have for it.
+fn floor_rates(device: &Device, dtype: DType) -> Result<[f64; 2]> {
+    let ceilings = Ceilings::measure(device, Effort::full(device))?;
+    let threads = rayon::current_num_threads() as f64;
+    let flops = if dtype == DType::Bf16 { ceilings.bf16_flops } else { rates::multiply_add() * threads };
+    Ok([flops, ceilings.bytes])
 }

@@ -1,30 +1,33 @@
 //! `neva bench step`: the time of one training step of a model with random weights on one fixed random batch, of the
 //! same sizes and with the same output as the PyTorch peer in `benches/peers/train_step.py`.
+//!
+//! What a step takes at least is its **floor**: the operations of its ops at the machine's rate, and 28 bytes per
+//! parameter that learns at the rate of a copy (AdamW reads weight, gradient and two moments and writes all but the
+//! gradient).
+//!
+//! What it needs of memory at most is its **allowance**: weights, gradients, master weights and moments; a tenth more
+//! than what backward needs kept; and 64 MiB. Kept are, per row and layer, in elements of the arithmetic,
+//!
+//! ```text
+//! decoder: 5 h + (h + 2 kv) + 3 F       (two residual sums, two norms, qkv, attention's result; gate, up, their product)
+//! tower:   8 h + 2 F                    (two inputs, two norms, qkv, attention's result; fc1 before and behind its function)
+//! ```
+//!
+//! with widths h of the row, kv of the keys, F of the MLP; four bytes per head and row for attention; and the logits
+//! of the supervised rows.
 
+use super::{Sizes, peak_resident_bytes};
 use crate::Result;
 use crate::model::config::{Mlp, NormKind};
 use crate::model::{
     Batch, IGNORE, LlmConfig, LlmInit, Model, ModelConfig, ProjectorConfig, Source, Sources, Trainable,
     VisionConfig,
 };
-use engine::{AdamW, AdamWConfig, DType, Device, Event, backward};
+use engine::{AdamW, AdamWConfig, DType, Device, Event, Param, backward};
 use kernels::activation::Act;
 use kernels::random::Random;
 use serde_json::{Value, json};
 use std::time::Instant;
-
-/// Width, layers, heads and MLP width of a transformer.
-#[derive(Debug, Clone, Copy)]
-pub struct Sizes {
-    /// Width of the residual stream.
-    pub hidden: usize,
-    /// Layers.
-    pub layers: usize,
-    /// Attention heads.
-    pub heads: usize,
-    /// Width of the MLP.
-    pub ffn: usize,
-}
 
 /// What to time.
 #[derive(Debug, Clone)]
@@ -51,6 +54,8 @@ pub struct StepBench {
     pub vocab: usize,
     /// What learns.
     pub train: Trainable,
+    /// Whether ops are recorded.
+    pub trace: bool,
 }
 
 /// What it took.
@@ -63,8 +68,21 @@ pub struct StepTimes {
     pub rows: usize,
     /// The loss of the last step.
     pub loss: f64,
-    /// The ops of one more step, recorded after the timing.
-    pub trace: Vec<Event>,
+    /// The ops of a step, each with its shortest time of all timed steps; without times if they were not recorded.
+    pub ops: Vec<Event>,
+    /// Elements of the parameters that learn.
+    pub learning: usize,
+    /// The most memory that this process ever had, if the system tells.
+    pub peak_bytes: Option<usize>,
+    /// The memory that it may take; see the module.
+    pub allowed_bytes: usize,
+}
+
+impl StepTimes {
+    /// Operations of a step, as its ops count them.
+    pub fn flops(&self) -> u64 {
+        self.ops.iter().map(|op| op.flops).sum()
+    }
 }
 
 impl StepBench {
@@ -88,15 +106,55 @@ impl StepBench {
             loss = value.item()?;
             Ok(start.elapsed().as_secs_f64() * 1e3)
         };
-        step()?;
-        step()?;
-        let mut ms = (0..self.steps).map(|_| step()).collect::<Result<Vec<_>>>()?;
-        ms.sort_by(f64::total_cmp);
         device.start_trace();
         step()?;
-        let trace = device.take_trace()?;
-        let device = device.describe();
-        Ok(StepTimes { device, ms, rows: batch.ids.len(), loss, trace })
+        let mut ops = device.take_trace()?;
+        step()?;
+        let mut ms = vec![];
+        for i in 0..self.steps {
+            if self.trace {
+                device.start_trace();
+            }
+            ms.push(step()?);
+            for (op, again) in ops.iter_mut().zip(device.take_trace()?) {
+                op.time = if i == 0 { again.time } else { op.time.min(again.time) };
+            }
+        }
+        ms.sort_by(f64::total_cmp);
+        let learning = model.params().iter().filter(|p| p.trainable()).map(|p| p.spec().elements()).sum();
+        let allowed_bytes = self.allowed_bytes(&model, &batch);
+        let (device, rows) = (device.describe(), batch.ids.len());
+        Ok(StepTimes {
+            device,
+            ms,
+            rows,
+            loss,
+            ops,
+            learning,
+            peak_bytes: peak_resident_bytes(),
+            allowed_bytes,
+        })
+    }
+
+    /// See the module.
+    fn allowed_bytes(&self, model: &Model, batch: &Batch) -> usize {
+        let (v, l) = (self.vision, self.llm);
+        let size = self.dtype.size();
+        let parameter = |p: &&Param| {
+            let (acc, n) = (p.grad_dtype(), p.spec().elements());
+            // Gradient and two moments, and a master where the weight is narrower.
+            let learning = if acc == p.spec().dtype { 3 } else { 4 };
+            p.spec().bytes() + if p.trainable() { learning * n * acc.size() } else { 0 }
+        };
+        let parameters: usize = model.params().iter().map(parameter).sum();
+        let rows = batch.ids.len();
+        let kv = 2 * self.kv * (l.hidden / l.heads);
+        let decoder = rows * l.layers * (size * (6 * l.hidden + kv + 3 * l.ffn) + 4 * l.heads);
+        let tower_rows = self.batch * (model.config().vision.patches() + 1);
+        let tower = tower_rows * v.layers * (size * (8 * v.hidden + 2 * v.ffn) + 4 * v.heads);
+        let logits = batch.supervised() * self.vocab * size;
+        let kept = decoder + logits + if self.train.vision { tower } else { 0 };
+        parameters + kept + kept / 10 + (64 << 20)
     }
 
     fn config(&self) -> ModelConfig {
@@ -165,24 +223,37 @@ impl StepBench {
         b
     }
 
-    /// The line that the peer prints too.
-    pub fn to_json(&self, times: &StepTimes) -> Value {
+    /// The line that the peer prints too, and more. `rates` are those of the machine: operations and bytes per second.
+    pub fn to_json(&self, times: &StepTimes, rates: Option<[f64; 2]>) -> Value {
         let best = times.ms[0];
         let train = match (self.train.vision, self.train.llm) {
             (true, _) => "all",
             (false, true) => "llm",
             (false, false) => "projector",
         };
-        json!({
+        let tenth = |x: f64| (x * 10.0).round() / 10.0;
+        let mib = |bytes: usize| tenth(bytes as f64 / f64::from(1 << 20));
+        let mut line = json!({
             "peer": concat!("neva ", env!("CARGO_PKG_VERSION")),
             "device": times.device,
             "dtype": self.dtype.to_string(),
             "threads": rayon::current_num_threads(),
             "train": train,
-            "ms_median": (times.ms[times.ms.len() / 2] * 10.0).round() / 10.0,
-            "ms_best": (best * 10.0).round() / 10.0,
+            "ms_median": tenth(times.ms[times.ms.len() / 2]),
+            "ms_best": tenth(best),
             "tokens_per_s_best": (times.rows as f64 / best * 1e3).round(),
             "loss": (times.loss * 1e4).round() / 1e4,
-        })
+            "gflop": tenth(times.flops() as f64 / 1e9),
+            "learning": times.learning,
+            "peak_mib": times.peak_bytes.map(mib),
+            "allowed_mib": mib(times.allowed_bytes),
+        });
+        if let Some([flops, bytes]) = rates {
+            let floor = times.flops() as f64 / flops + 28.0 * times.learning as f64 / bytes;
+            line["gflop_per_s"] = json!(tenth(flops / 1e9));
+            line["copy_gb_per_s"] = json!(tenth(bytes / 1e9));
+            line["floor_ms"] = json!(tenth(floor * 1e3));
+        }
+        line
     }
 }
