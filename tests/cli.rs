@@ -97,3 +97,40 @@ fn an_unknown_cpu_path_is_named_with_those_there_are() {
     assert!(stderr.starts_with("error: NEVA_CPU=mmx: this machine has "), "{stderr}");
     assert!(stderr.contains("portable"), "{stderr}");
 }
+
+fn json_of(arguments: &[&str]) -> serde_json::Value {
+    let (code, stdout, stderr) = run(arguments);
+    assert_eq!((code, stderr.as_str()), (Some(0), ""), "{arguments:?}");
+    serde_json::from_str(stdout.lines().last().unwrap()).unwrap()
+}
+
+/// At a size whose activations are most of it: what the formula leaves out would show.
+#[cfg(target_os = "linux")]
+#[test]
+fn a_step_stays_within_the_memory_that_the_formula_allows() {
+    for dtype in ["f32", "bf16"] {
+        for train in ["llm", "projector"] {
+            let line = json_of(&[
+                "bench", "step", "--steps", "1", "--llm", "384,6,6,1024", "--vision", "128,3,2,256", "--vocab", "2000",
+                "--batch", "8", "--text", "128", "--dtype", dtype, "--train", train,
+            ]);
+            let [peak, allowed] = ["peak_mib", "allowed_mib"].map(|key| line[key].as_f64().unwrap());
+            assert!(peak <= allowed, "{dtype} {train}: {peak} MiB of {allowed}");
+            assert!(line["ms_best"].as_f64().unwrap() > 0.0 && line["gflop"].as_f64().unwrap() > 1.0, "{line}");
+        }
+    }
+}
+
+#[test]
+fn decoding_is_timed_beside_the_rate_of_memory() {
+    let line = json_of(&[
+        "bench", "decode", "--llm", "64,2,4,96", "--kv", "2", "--vocab", "50", "--prompt", "3", "--tokens", "4",
+    ]);
+    // Embedding and head; qkv, output, MLP and two norms of each layer; the last norm.
+    let parameters = 2 * 50 * 64 + 2 * (64 * 128 + 64 * 64 + 3 * 64 * 96 + 2 * 64) + 64;
+    assert_eq!(line["parameters"], parameters);
+    // All but the embedding, of which a row is read; two layers of keys and values of two heads of 16, five rows.
+    let bytes = 2 * (parameters - 50 * 64 + 64) + 2 * 5 * 2 * 2 * 16 * 2;
+    assert_eq!(line["mb_per_token"].as_f64().unwrap(), (bytes as f64 / 1e4).round() / 100.0);
+    assert!(line["of_read_rate"].as_f64().unwrap() >= 0.0 && line["read_gb_per_s"].as_f64().unwrap() > 0.0, "{line}");
+}
