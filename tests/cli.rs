@@ -111,12 +111,31 @@ fn a_step_stays_within_the_memory_that_the_formula_allows() {
     for dtype in ["f32", "bf16"] {
         for train in ["llm", "projector"] {
             let line = json_of(&[
-                "bench", "step", "--steps", "1", "--llm", "384,6,6,1024", "--vision", "128,3,2,256", "--vocab", "2000",
-                "--batch", "8", "--text", "128", "--dtype", dtype, "--train", train,
+                "bench",
+                "step",
+                "--steps",
+                "1",
+                "--llm",
+                "384,6,6,1024",
+                "--vision",
+                "128,3,2,256",
+                "--vocab",
+                "2000",
+                "--batch",
+                "8",
+                "--text",
+                "128",
+                "--dtype",
+                dtype,
+                "--train",
+                train,
             ]);
             let [peak, allowed] = ["peak_mib", "allowed_mib"].map(|key| line[key].as_f64().unwrap());
             assert!(peak <= allowed, "{dtype} {train}: {peak} MiB of {allowed}");
-            assert!(line["ms_best"].as_f64().unwrap() > 0.0 && line["gflop"].as_f64().unwrap() > 1.0, "{line}");
+            assert!(
+                line["ms_best"].as_f64().unwrap() > 0.0 && line["gflop"].as_f64().unwrap() > 1.0,
+                "{line}"
+            );
         }
     }
 }
@@ -124,7 +143,18 @@ fn a_step_stays_within_the_memory_that_the_formula_allows() {
 #[test]
 fn decoding_is_timed_beside_the_rate_of_memory() {
     let line = json_of(&[
-        "bench", "decode", "--llm", "64,2,4,96", "--kv", "2", "--vocab", "50", "--prompt", "3", "--tokens", "4",
+        "bench",
+        "decode",
+        "--llm",
+        "64,2,4,96",
+        "--kv",
+        "2",
+        "--vocab",
+        "50",
+        "--prompt",
+        "3",
+        "--tokens",
+        "4",
     ]);
     // Embedding and head; qkv, output, MLP and two norms of each layer; the last norm.
     let parameters = 2 * 50 * 64 + 2 * (64 * 128 + 64 * 64 + 3 * 64 * 96 + 2 * 64) + 64;
@@ -132,5 +162,8 @@ fn decoding_is_timed_beside_the_rate_of_memory() {
     // All but the embedding, of which a row is read; two layers of keys and values of two heads of 16, five rows.
     let bytes = 2 * (parameters - 50 * 64 + 64) + 2 * 5 * 2 * 2 * 16 * 2;
     assert_eq!(line["mb_per_token"].as_f64().unwrap(), (bytes as f64 / 1e4).round() / 100.0);
-    assert!(line["of_read_rate"].as_f64().unwrap() >= 0.0 && line["read_gb_per_s"].as_f64().unwrap() > 0.0, "{line}");
+    assert!(
+        line["of_read_rate"].as_f64().unwrap() >= 0.0 && line["read_gb_per_s"].as_f64().unwrap() > 0.0,
+        "{line}"
+    );
 }

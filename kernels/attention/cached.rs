@@ -91,7 +91,7 @@ impl Op for CachedAttention {
         let mut out = io.output(0)?;
         let layout = self.layout();
         let setting = cpu::Setting { layout, causal: true, scale: self.scale, tiles: Tiles::BEST };
-        let shape = cpu::forward_scratch(layout, qkv.dims()[0], self.max_len, setting.tiles);
+        let shape = cpu::forward_scratch(qkv.dtype(), layout, qkv.dims()[0], self.max_len, setting.tiles);
         let mut scratch = io.temp(Spec::new(qkv.dtype().acc(), shape))?;
         on_cpu!(io.device(), self.name(), qkv.dtype(), T => {
             let cache = cpu::Cache { rows: cache.slice::<T>(), capacity };

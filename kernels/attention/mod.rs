@@ -22,12 +22,13 @@
 //!
 //! **A row's result depends on that row and the keys it sees, bit for bit**: alone or in a batch, behind other
 //! sequences in a pack, with any number of threads, from a cache or not. Tiles start at the sequence's first token,
-//! and a key that is not seen is not multiplied at all. (On a GPU it is multiplied by 0 where its tile is seen in part,
-//! and a row from a cache has other bits.)
+//! and a key that is not seen is not multiplied at all. (On a GPU, and in AMX's tiles, it is multiplied by 0 where its
+//! tile is seen in part; on a GPU a row from a cache has other bits.)
 //!
 //! Numerics: everything between qkv and out is in `T::Acc`; the scale is multiplied into q. Scratch per worker:
 //! tiles, whatever the length; in backward also dq of the heads that share one key head, in `T::Acc`, since every
-//! tile of keys adds to it: linear in the length, as dq itself. Cost: 4 flops per (query, key) pair, head and element forward, 10 backward.
+//! tile of keys adds to it: linear in the length, as dq itself. In AMX's tiles (bf16, where the processor has them) p
+//! and ds are rounded to bf16 for the products, and backward holds dq, dk, dv and packed q and dout of one head. Cost: 4 flops per (query, key) pair, head and element forward, 10 backward.
 //!
 //! On a GPU, f32 and bf16 alone. In bf16, p and ds are rounded to bf16 for the products with v, k, q and dout, and dq is
 //! added up across blocks: in a fixed order, or, if the device need not be deterministic, as they come. What
@@ -167,7 +168,7 @@ impl Attention {
         let mut out = io.output(0)?;
         let mut lse = io.stat(0)?;
         let layout = self.layout();
-        let shape = cpu::forward_scratch(layout, sequences.dims()[0] - 1, self.max_len, tiles);
+        let shape = cpu::forward_scratch(qkv.dtype(), layout, sequences.dims()[0] - 1, self.max_len, tiles);
         let mut scratch = io.temp(Spec::new(qkv.dtype().acc(), shape))?;
         on_cpu!(io.device(), Self::NAME, qkv.dtype(), T => {
             let (qkv, sequences) = (qkv.slice::<T>(), sequences.slice());
@@ -185,7 +186,7 @@ impl Attention {
         let (qkv, sequences, out, lse) = (io.saved(0), io.saved(1), io.saved(2), io.saved(3));
         let layout = self.layout();
         let mut dqkv = io.alloc(qkv.spec())?;
-        let shape = cpu::backward_scratch(layout, sequences.dims()[0] - 1, self.max_len, tiles);
+        let shape = cpu::backward_scratch(qkv.dtype(), layout, sequences.dims()[0] - 1, self.max_len, tiles);
         let mut scratch = io.temp(Spec::new(lse.dtype(), shape))?;
         on_cpu!(io.device(), Self::NAME, qkv.dtype(), T => {
             let (qkv, out) = (qkv.slice::<T>(), out.slice());

@@ -40,6 +40,26 @@ pub struct Group<'a, T: Real> {
     pub dv: ColumnsMut<'a, T>,
 }
 
+impl<'a, T: Real> Group<'a, T> {
+    /// The same under another name of the type.
+    pub fn cast<U: Real>(self) -> Group<'a, U> {
+        let Group { len, sees, q, k, v, out, dout, lse, dq, dk, dv } = self;
+        Group {
+            len,
+            sees,
+            q: q.cast(),
+            k: k.cast(),
+            v: v.cast(),
+            out: out.cast(),
+            dout: dout.cast(),
+            lse: lse.cast(),
+            dq: dq.cast(),
+            dk: dk.cast(),
+            dv: dv.cast(),
+        }
+    }
+}
+
 /// Scratch in elements: tiles, and for one group dq, which every tile of keys adds to, and delta.
 pub fn scratch(heads: usize, max_len: usize, tile: usize, d: usize) -> usize {
     let (len, width) = (max_len.next_multiple_of(PAD), d.next_multiple_of(PAD));

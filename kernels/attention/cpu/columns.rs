@@ -1,5 +1,6 @@
 //! Views of part of a row-major matrix: some columns of some rows, as one head owns them.
 
+use bytemuck::Pod;
 use std::marker::PhantomData;
 
 /// Columns of a matrix, to read.
@@ -33,6 +34,15 @@ impl<'a, T> Columns<'a, T> {
         self.skip(first * self.stride)
     }
 
+    /// The same elements under another name of their type.
+    pub fn cast<U: Pod>(self) -> Columns<'a, U>
+    where
+        T: Pod,
+    {
+        assert_eq!(size_of::<T>(), size_of::<U>(), "a name of the same type");
+        Columns { data: bytemuck::cast_slice(self.data), stride: self.stride }
+    }
+
     /// The same rows from column `first` on.
     pub fn skip(self, first: usize) -> Self {
         Columns { data: self.data.get(first..).unwrap_or(&[]), ..self }
@@ -57,6 +67,20 @@ impl<'a, T> ColumnsMut<'a, T> {
     pub fn new(data: &'a mut [T], stride: usize) -> Self {
         let rows = data.len() / stride.max(1);
         ColumnsMut { start: data.as_mut_ptr(), stride, rows, width: stride, matrix: PhantomData }
+    }
+
+    /// The same elements under another name of their type.
+    pub fn cast<U: Pod>(self) -> ColumnsMut<'a, U>
+    where
+        T: Pod,
+    {
+        assert_eq!(
+            (size_of::<T>(), align_of::<T>()),
+            (size_of::<U>(), align_of::<U>()),
+            "a name of the same type"
+        );
+        let ColumnsMut { start, stride, rows, width, .. } = self;
+        ColumnsMut { start: start.cast(), stride, rows, width, matrix: PhantomData }
     }
 
     /// Takes the first `count` rows off.

@@ -33,6 +33,15 @@ pub struct Queries<'a, T: Real> {
     pub lse: Option<ColumnsMut<'a, T::Acc>>,
 }
 
+impl<'a, T: Real> Queries<'a, T> {
+    /// The same under another name of the type.
+    pub fn cast<U: Real>(self) -> Queries<'a, U> {
+        let Queries { q, k, v, count, sees, out, lse } = self;
+        let lse = lse.map(ColumnsMut::cast);
+        Queries { q: q.cast(), k: k.cast(), v: v.cast(), count, sees, out: out.cast(), lse }
+    }
+}
+
 /// How many keys each query sees.
 #[derive(Clone, Copy)]
 pub struct Sees {

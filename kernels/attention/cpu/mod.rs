@@ -3,13 +3,20 @@
 //! Work is cut into units that write nothing in common: forward a block of queries of one head, backward one head of
 //! keys and values of one sequence. Each unit is computed in one order by one thread, so results depend neither on
 //! the number of threads nor on which of them took it. Scratch belongs to a worker, not to a unit.
+//!
+//! `forward` and `backward` compute a unit of any type in registers of the chosen path, `amx` one of bf16 in tiles.
 
+#[cfg(target_arch = "x86_64")]
+mod amx;
 mod backward;
 mod block;
 mod columns;
 mod forward;
+#[cfg(target_arch = "x86_64")]
+mod tiles;
 
 use super::Layout;
+use crate::DType;
 use crate::dtype::{Float, Real};
 use crate::simd::{Path, vectorize};
 use backward::Group;
@@ -46,17 +53,45 @@ impl Tiles {
     }
 }
 
+/// Whether attention of this type is computed in AMX's tiles.
+#[cfg(target_arch = "x86_64")]
+fn in_amx_tiles(dtype: DType) -> bool {
+    dtype == DType::Bf16 && Path::current() == Path::Amx
+}
+
 /// Scratch of a run: how many workers, and how many elements of `Acc` for each.
-pub fn forward_scratch(layout: Layout, units: usize, max_len: usize, tiles: Tiles) -> [usize; 2] {
-    let queries = tiles.queries.min(max_len);
+#[cfg_attr(not(target_arch = "x86_64"), allow(unused_variables))]
+pub fn forward_scratch(
+    dtype: DType,
+    layout: Layout,
+    units: usize,
+    max_len: usize,
+    tiles: Tiles,
+) -> [usize; 2] {
+    let (queries, d) = (tiles.queries.min(max_len), layout.head_dim);
     let units = units * layout.heads * max_len.div_ceil(tiles.queries);
-    [workers(units), forward::scratch(queries, tiles.keys, layout.head_dim)]
+    #[cfg(target_arch = "x86_64")]
+    if in_amx_tiles(dtype) {
+        return [workers(units), amx::forward_scratch(queries, d)];
+    }
+    [workers(units), forward::scratch(queries, tiles.keys, d)]
 }
 
 /// As [`forward_scratch`], for backward.
-pub fn backward_scratch(layout: Layout, sequences: usize, max_len: usize, tiles: Tiles) -> [usize; 2] {
-    let each = backward::scratch(layout.group(), max_len, tiles.keys, layout.head_dim);
-    [workers(sequences * layout.kv_heads), each]
+#[cfg_attr(not(target_arch = "x86_64"), allow(unused_variables))]
+pub fn backward_scratch(
+    dtype: DType,
+    layout: Layout,
+    sequences: usize,
+    max_len: usize,
+    tiles: Tiles,
+) -> [usize; 2] {
+    let (workers, d) = (workers(sequences * layout.kv_heads), layout.head_dim);
+    #[cfg(target_arch = "x86_64")]
+    if in_amx_tiles(dtype) {
+        return [workers, amx::backward_scratch(max_len, d)];
+    }
+    [workers, backward::scratch(layout.group(), max_len, tiles.keys, d)]
 }
 
 fn workers(units: usize) -> usize {
@@ -149,6 +184,12 @@ pub type Scratch<'a, A> = (&'a mut [A], usize);
 fn run_queries<T: Real<Acc: OnPath>>(setting: Setting, units: Vec<Queries<T>>, scratch: Scratch<T::Acc>) {
     let Setting { layout, scale, tiles, .. } = setting;
     work(units, scratch, |queries, scratch| {
+        #[cfg(target_arch = "x86_64")]
+        if in_amx_tiles(T::DTYPE) {
+            let scratch = bytemuck::cast_slice_mut(scratch);
+            // SAFETY: the path is that of AMX, and a worker that computes a unit does nothing else meanwhile.
+            return unsafe { amx::forward(queries.cast(), layout.head_dim, scale as f32, scratch) };
+        }
         T::Acc::on_path(forward::Task { queries, d: layout.head_dim, scale, tile: tiles.keys, scratch })
     });
 }
@@ -273,6 +314,12 @@ pub fn backward<T: Real<Acc: OnPath>>(
         }
     }
     work(units, scratch, |group, scratch| {
+        #[cfg(target_arch = "x86_64")]
+        if in_amx_tiles(T::DTYPE) {
+            let scratch = bytemuck::cast_slice_mut(scratch);
+            // SAFETY: the path is that of AMX, and a worker that computes a unit does nothing else meanwhile.
+            return unsafe { amx::backward(group.cast(), layout.group(), d, scale as f32, scratch) };
+        }
         T::Acc::on_path(backward::Task { group, heads: layout.group(), d, scale, tile: tiles.keys, scratch })
     });
 }
