@@ -212,8 +212,9 @@ KERNEL(THREADS, attention_bwd_kv_f32, const float* qkv /* (tokens, (heads + 2 kv
       add_rows(dv, p, other_dout, head_dim);
       add_rows(dk, ds, other_q, head_dim);
     }
-  if (key >= sequence.count) return;
-  float* row = dqkv + (begin + key) * stride;
+  const u32 own_key = first + fresh_thread_index() / LANES;
+  if (own_key >= sequence.count) return;
+  float* row = dqkv + (begin + own_key) * stride;
   store_row(row + key_column(h, kv_head), dk, gradient_scale, head_dim);
   store_row(row + value_column(h, kv_head), dv, 1.0f, head_dim);
 }

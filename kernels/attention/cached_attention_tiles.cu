@@ -83,8 +83,9 @@ KERNEL_AT_LEAST(THREADS, 2, cached_attention_fwd_tiles_bf16,
   }
   cp_async_wait<0>();
   __syncthreads();
-  if (warp_row >= count) return;
-  const u64 row = (u64)first + warp_row;
-  finish(a, out + row * heads * head_dim + query_column(h, head), (u64)heads * head_dim, nullptr, 0, count - warp_row,
-         head_dim, scale, queries + warp_row * HEAD_WIDTH);
+  const u32 own_row = fresh_thread_index() / 32 * WARP_QUERIES, own_rows = min(rows - first, QUERIES);
+  if (own_row >= own_rows) return;
+  const u64 row = (u64)first + own_row;
+  finish(a, out + row * heads * head_dim + query_column(h, head), (u64)heads * head_dim, nullptr, 0, own_rows - own_row,
+         head_dim, scale, queries + own_row * HEAD_WIDTH);
 }

@@ -79,7 +79,8 @@ tilings! {
     ///
     /// With 32 queries to a warp, each fragment of keys and values that it loads serves two products; with 16, shared
     /// memory (128 bytes per clock) could not feed an H100's tensor cores. Beyond 128 values the result of 32 queries does
-    /// not fit the registers. The ring has as many slots as leave room for two blocks in the 164 KiB of an A100.
+    /// not fit the registers, at 256 the scores of 64 keys do not fit beside that of 16. The ring has as many slots as
+    /// leave room for two blocks in the 164 KiB of an A100.
     FORWARD: [ForwardTiling; WIDTHS] {
         /// Values of a head, padding included.
         head_width = "HEAD_WIDTH",
@@ -95,7 +96,7 @@ tilings! {
     [96, 2, 64, 3],
     [128, 2, 64, 3],
     [192, 1, 64, 2],
-    [256, 1, 64, 2],
+    [256, 1, 32, 4],
 }
 
 impl ForwardTiling {

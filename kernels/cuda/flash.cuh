@@ -85,7 +85,7 @@ DEV void score(float (&s)[QUERY_TILES][KEYS / 8][4], const Attended& a, bf16* qu
 
 // Sets the scores of keys that a row does not see to minus infinity; the tile's first key is `first`.
 DEV void mask(float (&s)[QUERY_TILES][KEYS / 8][4], const Limits& limits, u32 first) {
-  const u32 t = threadIdx.x % 4 * 2;
+  const u32 t = fresh_thread_index() % 4 * 2;
 #pragma unroll
   for (u32 m = 0; m < QUERY_TILES; m++)
 #pragma unroll
@@ -141,7 +141,7 @@ DEV void attend(Attended& a, bf16* queries, bf16* ring, const Run& run, const Li
 // `queries` are the warp's own rows of shared memory, no longer needed.
 DEV void finish(Attended& a, bf16* out, u64 stride, float* lse, u64 lse_stride, u32 rows, u32 head_dim, float scale,
                 bf16* queries) {
-  const u32 lane = threadIdx.x % 32;
+  const u32 lane = fresh_thread_index() % 32;
 #pragma unroll
   for (u32 m = 0; m < QUERY_TILES; m++) {
     if (m * 16 >= rows) break;

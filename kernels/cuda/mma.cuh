@@ -138,7 +138,7 @@ DEV void accumulate(float (&d)[M][N][4], const u32 (&a)[M][K][4], bf16* b, u32 f
 template <int WIDTH, u32 N>
 DEV void store_rows(bf16* to, u64 stride, u32 rows, u32 width, const float (&d)[N][4], const float (&scale)[2],
                     bf16* tile) {
-  const u32 lane = threadIdx.x % 32, g = lane / 4, t = lane % 4 * 2;
+  const u32 lane = fresh_thread_index() % 32, g = lane / 4, t = lane % 4 * 2;
   __syncwarp();
 #pragma unroll
   for (u32 n = 0; n < N; n++) {
