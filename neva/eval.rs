@@ -10,6 +10,7 @@ use crate::{Error, Result};
 use kernels::random::{Random, derive};
 use rayon::prelude::*;
 use serde_json::{Value, json};
+use std::collections::BTreeMap;
 use std::path::PathBuf;
 
 /// What to ask.
@@ -115,19 +116,22 @@ pub fn run(
     Ok(())
 }
 
-/// For each record another one with as many images.
+/// For each record one that shows something else, with as many images: each list of images is exchanged for another.
 fn exchanged(records: &[Record]) -> Vec<usize> {
-    let mut to: Vec<usize> = (0..records.len()).collect();
-    let mut random = Random::new(derive(0, &[2]), 0);
-    for n in records.iter().map(|r| r.images.len()).collect::<std::collections::BTreeSet<_>>() {
-        let same: Vec<usize> = (0..records.len()).filter(|&i| records[i].images.len() == n).collect();
-        let mut shuffled = same.clone();
-        random.shuffle(&mut shuffled);
-        for (i, &from) in shuffled.iter().enumerate() {
-            to[from] = shuffled[(i + 1) % shuffled.len()];
-        }
+    // The first record of each list of images, by the number of images.
+    let mut lists: BTreeMap<usize, BTreeMap<&[String], usize>> = BTreeMap::new();
+    for (i, record) in records.iter().enumerate() {
+        lists.entry(record.images.len()).or_default().entry(&record.images).or_insert(i);
     }
-    to
+    let mut random = Random::new(derive(0, &[2]), 0);
+    let mut to = BTreeMap::new();
+    for same in lists.into_values() {
+        let mut shuffled: Vec<(&[String], usize)> = same.into_iter().collect();
+        random.shuffle(&mut shuffled);
+        let next = shuffled.iter().cycle().skip(1).map(|&(_, first)| first);
+        to.extend(shuffled.iter().map(|&(images, _)| images).zip(next));
+    }
+    records.iter().map(|record| to[record.images.as_slice()]).collect()
 }
 
 /// Counts right answers.
@@ -159,7 +163,36 @@ impl Score {
 
 #[cfg(test)]
 mod tests {
-    use super::normal;
+    use super::{Record, exchanged, normal};
+    use std::collections::BTreeMap;
+
+    #[test]
+    fn blind_questions_get_what_another_record_shows() {
+        let record = |images: &[&str]| Record {
+            name: String::new(),
+            images: images.iter().map(|s| s.to_string()).collect(),
+            system: None,
+            turns: vec![],
+        };
+        let lists: [&[&str]; 9] =
+            [&["a"], &["a"], &["b"], &["c"], &["a"], &[], &["a", "b"], &["b", "a"], &["a", "b"]];
+        let records: Vec<Record> = lists.iter().map(|images| record(images)).collect();
+        let mut of: BTreeMap<&[String], &[String]> = BTreeMap::new();
+        for (record, to) in records.iter().zip(exchanged(&records)) {
+            let images = records[to].images.as_slice();
+            assert_eq!(images.len(), record.images.len());
+            assert!(images != record.images || images.is_empty(), "{images:?} for itself");
+            assert_eq!(
+                *of.entry(&record.images).or_insert(images),
+                images,
+                "records of one list get one list"
+            );
+        }
+        let mut taken: Vec<_> = of.values().collect();
+        taken.sort();
+        taken.dedup();
+        assert_eq!(taken.len(), of.len(), "each list is given once");
+    }
 
     #[test]
     fn case_space_and_a_final_full_stop_do_not_count() {

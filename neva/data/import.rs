@@ -12,7 +12,7 @@ use crate::{Error, Result};
 /// What was imported of one part of a data set.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
 pub struct Imported {
-    /// Images, which are records.
+    /// Images.
     pub images: usize,
     /// Questions with their answers.
     pub questions: usize,
@@ -33,7 +33,8 @@ pub struct EasyVqa {
 ///
 /// `dir` is where the package is installed or unpacked; it holds `easy_vqa/data/{train,test}/` with `images/N.png` and
 /// `questions.json`, a list of `[question, answer, N]`. Made in `out`:
-/// - `train.json` and `test.json`, a record for each image with its questions as turns in their order;
+/// - `train.json` and `test.json`, a record for each question: in one conversation about a picture, the answers so far give
+///   away those to come, and a model learns to read them instead of the picture;
 /// - `train_captions.json` and `test_captions.json`, a caption for each image whose questions and answers tell its shape
 ///   and colour: `a teal circle`;
 /// - `images/{train,test}/N.png`, the image folder being `images`, as hard links where the file system can, else copies;
@@ -66,7 +67,8 @@ fn easy_vqa_part(data: &Path, part: &str, out: &Path) -> Result<(Imported, Vec<C
     }
     let folder = out.join("images").join(part);
     fs::create_dir_all(&folder).map_err(Error::io(&folder))?;
-    let mut records = Vec::with_capacity(by_image.len());
+    let images = by_image.len();
+    let mut records = Vec::new();
     let mut captions = Vec::new();
     for (image, turns) in by_image {
         let name = format!("{image}.png");
@@ -78,11 +80,11 @@ fn easy_vqa_part(data: &Path, part: &str, out: &Path) -> Result<(Imported, Vec<C
         place(&from, &folder.join(&name))?;
         let (id, file) = (format!("{part}-{image}"), format!("{part}/{name}"));
         captions.extend(easy_vqa_caption(&turns).map(|caption| Conversation::caption(&id, &file, caption)));
-        records.push(Conversation::new(id, file, turns));
+        records.extend(turns.into_iter().map(|turn| Conversation::new(&id, &file, [turn])));
     }
     write(&out.join(format!("{part}.json")), &records)?;
     write(&out.join(format!("{part}_captions.json")), &captions)?;
-    let imported = Imported { images: records.len(), questions, captions: captions.len() };
+    let imported = Imported { images, questions, captions: captions.len() };
     captions.extend(records);
     Ok((imported, captions))
 }

@@ -18,7 +18,7 @@ fn package(name: &str) -> Folder {
             r#"[["is it red?", "no", 1], ["what is it?", "circle", 0], ["is it blue?", "yes", 1],
                 ["is no teal shape there?", "no", 0], ["is there not a blue shape?", "yes", 0]]"#,
         ),
-        ("test", 1, r#"[["what is it?", "triangle", 0]]"#),
+        ("test", 1, r#"[["what is it?", "triangle", 0], ["is it red?", "no", 0]]"#),
     ] {
         let data = folder.0.join("in/easy_vqa/data").join(part);
         std::fs::create_dir_all(data.join("images")).unwrap();
@@ -31,36 +31,33 @@ fn package(name: &str) -> Folder {
 }
 
 #[test]
-fn questions_of_an_image_become_turns_of_one_record() {
+fn questions_become_records_and_what_they_tell_captions() {
     let folder = package("easy-vqa");
     let (dir, out) = (folder.0.join("in"), folder.0.join("out"));
     let imported = easy_vqa(&dir, &out).unwrap();
     assert_eq!(imported.train, Imported { images: 2, questions: 5, captions: 1 });
-    assert_eq!(imported.test, Imported { images: 1, questions: 1, captions: 0 });
+    assert_eq!(imported.test, Imported { images: 1, questions: 2, captions: 0 });
     let records = read(&out.join("train.json")).unwrap();
     let all = records.iter().map(|r| {
         let turns: Vec<_> = r.turns.iter().map(|t| (t.question.as_str(), t.answer.as_str())).collect();
-        (r.name.as_str(), r.images.as_slice(), turns)
+        (r.images[0].as_str(), turns)
     });
     let all: Vec<_> = all.collect();
     assert_eq!(
         all,
         [
-            (
-                "0 (\"train-0\")",
-                &["train/0.png".to_string()][..],
-                vec![
-                    ("<image>\nwhat is it?", "circle"),
-                    ("is no teal shape there?", "no"),
-                    ("is there not a blue shape?", "yes")
-                ]
-            ),
-            (
-                "1 (\"train-1\")",
-                &["train/1.png".to_string()][..],
-                vec![("<image>\nis it red?", "no"), ("is it blue?", "yes")]
-            ),
+            ("train/0.png", vec![("<image>\nwhat is it?", "circle")]),
+            ("train/0.png", vec![("<image>\nis no teal shape there?", "no")]),
+            ("train/0.png", vec![("<image>\nis there not a blue shape?", "yes")]),
+            ("train/1.png", vec![("<image>\nis it red?", "no")]),
+            ("train/1.png", vec![("<image>\nis it blue?", "yes")]),
         ]
+    );
+    let test = read(&out.join("test.json")).unwrap();
+    assert_eq!((test.len(), test[0].name.as_str()), (2, "0 (\"test-0\")"));
+    assert_eq!(
+        (test[1].turns[0].question.as_str(), test[1].turns[0].answer.as_str()),
+        ("<image>\nis it red?", "no")
     );
     // Shape and colour follow for the first only: it is not blue, and nothing says what shape the second has.
     let captions = read(&out.join("train_captions.json")).unwrap();
@@ -127,7 +124,7 @@ fn the_command_prints_one_line_of_json() {
     assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
     assert_eq!(
         String::from_utf8(output.stdout).unwrap(),
-        "{\"test\":{\"captions\":0,\"images\":1,\"questions\":1},\
+        "{\"test\":{\"captions\":0,\"images\":1,\"questions\":2},\
          \"train\":{\"captions\":1,\"images\":2,\"questions\":5}}\n"
     );
 }
