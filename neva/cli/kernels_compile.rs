@@ -93,6 +93,7 @@ fn judge(arguments: &CompileArguments, built: &[Built], pinned: bool) -> Result<
     let mut failures = vec![];
     if let Some(file) = &arguments.budgets {
         fs::write(file, kernels_budgets::write(built)).map_err(Error::io(file))?;
+        failures.extend(built.iter().flat_map(kernels_budgets::spills));
     } else if pinned {
         let budgets = Budgets::read()?;
         failures.extend(built.iter().flat_map(|b| budgets.breaches(b)));
@@ -100,6 +101,7 @@ fn judge(arguments: &CompileArguments, built: &[Built], pinned: bool) -> Result<
             failures.extend(budgets.unused(built));
         }
     } else {
+        failures.extend(built.iter().flat_map(kernels_budgets::spills));
         print(&format!("budgets are for NVRTC {}.{}: not compared\n", PINNED.0, PINNED.1))?;
     }
     if let Some(directory) = &arguments.prebuilt {
