@@ -72,5 +72,5 @@ pub fn read(bytes: usize) -> f64 {
         black_box(parts.reduce(|| 0, |a, b| a | b));
         (data.len() * 8) as f64 / start.elapsed().as_secs_f64()
     };
-    (0..8).map(|_| pass()).fold(0.0, f64::max)
+    (0..32).map(|_| pass()).fold(0.0, f64::max)
 }

@@ -143,13 +143,13 @@ fn usage(wrong: bool, what: impl FnOnce() -> String) -> Result<()> {
 
 fn check_head(flag: &str, sizes: Sizes) -> Result<()> {
     let width = sizes.hidden / sizes.heads;
-    usage(width % 8 != 0 || width > 256, || {
+    usage(!width.is_multiple_of(8) || width > 256, || {
         format!("{flag}: a head is {width} wide, expected a multiple of 8 up to 256")
     })
 }
 
 fn check_kv(kv: usize, heads: usize) -> Result<()> {
-    usage(heads % kv != 0, || format!("--kv: {kv} does not divide the {heads} heads of --llm"))
+    usage(!heads.is_multiple_of(kv), || format!("--kv: {kv} does not divide the {heads} heads of --llm"))
 }
 
 fn run_decode(decode: &Decode) -> Result<()> {
