@@ -194,6 +194,8 @@ part_bench() {
     "$python" -c 'import torch' 2>/dev/null && has_torch=1
     "$python" -c 'import torch, transformers' 2>/dev/null && has_transformers=1
     step bench 200 "$neva" kernels bench --device cuda --json "$out/ours.json" ${smoke:+--smoke}
+    step "bench any order" 40 "$neva" kernels bench attention --pass backward --any-order --device cuda \
+        --json "$out/any_order.json" ${smoke:+--smoke}
     train_steps
     if [ -n "$has_torch" ]; then
         # A row that has begun is not broken off by its own limit; so that comes earlier than ours.
@@ -204,6 +206,7 @@ part_bench() {
     fi
     local peers=("$out/ours.json")
     [ ! -s "$out/torch.json" ] || peers+=("$out/torch.json")
+    [ ! -s "$out/any_order.json" ] || peers+=(--any-order "$out/any_order.json")
     step ratios 20 "$python" benches/peers/ratios.py "${peers[@]}" && cp "$logs/ratios.log" "$out/ratios.md"
     profile
 }
@@ -211,7 +214,7 @@ part_bench() {
 # The last line of a result, if it is there.
 result() { [ ! -s "$out/$1" ] || printf '%s\n\n    %s\n\n' "$1:" "$(tail -n 1 "$out/$1")"; }
 
-rm -f "$out"/{ours,torch,quickstart,step-llm,step-projector,step-llm-transformers,step-projector-transformers}.json "$out/ratios.md"
+rm -f "$out"/{ours,any_order,torch,quickstart,step-llm,step-projector,step-llm-transformers,step-projector-transformers}.json "$out/ratios.md"
 export -f facts card binary # timeout runs programs, not functions
 export neva python
 step facts 30 bash -c facts

@@ -1,10 +1,11 @@
 """Puts `neva kernels bench --json OURS` and torch_kernels.py's TORCH side by side, as Markdown: rows, and which goals are reached.
 
-    python benches/peers/ratios.py OURS.json [TORCH.json]
+    python benches/peers/ratios.py OURS.json [TORCH.json] [--any-order OURS_ANY_ORDER.json]
 
 A ratio to a peer is its time over ours, per byte where it moves other bytes: above 1 we are faster. A ratio to the copy is
 our bytes per second over those of a copy that moves about as many bytes, measured in the same run. A goal is reached if the
-geometric mean over its cases is; the worst case stands beside it. Without TORCH, goals that need a peer are not measured.
+geometric mean over its cases is; the worst case stands beside it. Without TORCH, goals that need a peer are not measured;
+nor, without the JSON of a run with --any-order, is what kernels reach that may add in any order.
 """
 
 import json
@@ -20,8 +21,8 @@ def attention(row):
 
 
 def ordered(row):
-    """Whether attention's backward pass adds in a fixed order, which it does unless told otherwise."""
-    return "deterministic: false" not in row["parameters"]
+    """Whether sums were in a fixed order, as they are unless told otherwise."""
+    return not row.get("any_order")
 
 
 # What is to be reached: name, which rows, against whom ("copy", or the name of a peer), how much.
@@ -82,10 +83,15 @@ def goals(ours, found):
 
 
 def main():
-    if len(sys.argv) not in (2, 3):
+    names, free = sys.argv[1:], None
+    if "--any-order" in names[-2:-1]:
+        names, free = names[:-2], json.load(open(names[-1]))
+    if len(names) not in (1, 2):
         sys.exit(__doc__)
-    ours, *torch = (json.load(open(name)) for name in sys.argv[1:])
+    ours, *torch = (json.load(open(name)) for name in names)
     torch = torch[0] if torch else None
+    if free:
+        ours["rows"] += [{**row, "any_order": True} for row in free["rows"]]
     key = lambda row: tuple(row[k] for k in ("op", "case", "dtype", "pass"))
     peers = {}
     for row in torch["rows"] if torch else []:
@@ -106,7 +112,7 @@ def main():
         for peer in found(row):
             logs.setdefault(peer["peer"], []).append(to_peer(row, peer))
         ratios = ", ".join(f"{p['peer']} {to_peer(row, p):.2f}" for p in found(row)) or "no peer"
-        print(f"| {row['op']} | {row['case']} | {row['dtype']} | {row['pass']} | {row['ms']:.4f} | {row['spread'] * 100:.0f} % "
+        print(f"| {row['op']} | {row['case']}{'' if ordered(row) else ', any order'} | {row['dtype']} | {row['pass']} | {row['ms']:.4f} | {row['spread'] * 100:.0f} % "
               f"| {row['flops'] / seconds / 1e12:.2f} | {row['bytes'] / seconds / 1e9:.0f} | {row['floor_ms'] / row['ms'] * 100:.0f} "
               f"| {f'{copy:.2f}' if copy else ''} | {ratios} |")
     means = "; ".join(f"{name} {mean(ratios):.2f} over {len(ratios)}" for name, ratios in sorted(logs.items()))

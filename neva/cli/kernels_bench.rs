@@ -121,6 +121,7 @@ pub fn bench(arguments: &BenchArguments) -> Result<()> {
     let whole = json!({
         "device": device.describe(),
         "smoke": arguments.smoke,
+        "any_order": arguments.any_order,
         "runs": effort.runs,
         "copy_bytes_per_s": ceilings.bytes,
         "copies": ceilings.copies,
