@@ -36,7 +36,7 @@ const GUESTS: [(&str, &str); 1] = [("cached_attention", "attention")];
 const EMPTY_NAMES: [&str; 6] = ["utils", "util", "helpers", "helper", "common", "misc"];
 
 /// Where unsafe code may lie: path (`*` is one name), what it does, what it relies on.
-const UNSAFE: [(&str, &str, &str); 7] = [
+const UNSAFE: [(&str, &str, &str); 8] = [
     (
         "kernels/device/",
         "host memory, mapped files, the CUDA driver, NVRTC and cuBLASLt",
@@ -66,6 +66,11 @@ const UNSAFE: [(&str, &str, &str); 7] = [
         "kernels/simd.rs",
         "calls into code compiled for AVX2 and AVX-512",
         "the instructions were detected in this process",
+    ),
+    (
+        "benches/peers/",
+        "calls of other libraries' products, beside ours",
+        "each matrix holds its elements at the distances given",
     ),
     ("kernels/tests/", "launches of kernels with planted bugs", "the simulator catches what they do"),
 ];

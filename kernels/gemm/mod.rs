@@ -40,6 +40,8 @@ mod bf16;
 mod cpu;
 mod gpu;
 #[cfg(target_arch = "x86_64")]
+mod micro_avx2;
+#[cfg(target_arch = "x86_64")]
 mod micro_avx512;
 mod micro_portable;
 mod pack;

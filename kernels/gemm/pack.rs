@@ -127,6 +127,7 @@ pub fn block_a<T: Real>(
         let height = rows.min(height - p * rows);
         match rows {
             8 => copy_rows::<T, 8>(a.data, a.col, height, depth, out),
+            6 => copy_rows::<T, 6>(a.data, a.col, height, depth, out),
             4 => copy_rows::<T, 4>(a.data, a.col, height, depth, out),
             other => unreachable!("no tile has {other} rows"),
         }

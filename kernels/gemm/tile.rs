@@ -115,6 +115,8 @@ impl Accumulator for f32 {
         match path {
             #[cfg(target_arch = "x86_64")]
             Path::Avx512 | Path::Avx512Bf16 | Path::Amx => super::micro_avx512::F32,
+            #[cfg(target_arch = "x86_64")]
+            Path::Avx2 => super::micro_avx2::F32,
             _ => micro_portable::F32,
         }
     }
@@ -133,6 +135,9 @@ impl Accumulator for f32 {
             Path::Avx512 | Path::Avx512Bf16 | Path::Amx => unsafe {
                 super::micro_avx512::transpose(size, from, distance, out, width)
             },
+            // SAFETY: the caller's promise.
+            #[cfg(target_arch = "x86_64")]
+            Path::Avx2 => unsafe { super::micro_avx2::transpose(size, from, distance, out, width) },
             _ => [0, 0],
         }
     }
