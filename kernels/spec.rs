@@ -31,14 +31,16 @@ impl Spec {
         &self.dims[..self.rank as usize]
     }
 
-    /// How many elements.
+    /// How many elements. A product that no `usize` holds is `usize::MAX`, for which no device has room.
     pub fn elements(&self) -> usize {
-        self.dims().iter().product()
+        let dims = self.dims();
+        // A dimension of 0 makes any product 0.
+        if dims.contains(&0) { 0 } else { dims.iter().fold(1, |n: usize, d| n.saturating_mul(*d)) }
     }
 
-    /// How many bytes.
+    /// How many bytes; `usize::MAX` as for [`Spec::elements`].
     pub fn bytes(&self) -> usize {
-        self.elements() * self.dtype.size()
+        self.elements().saturating_mul(self.dtype.size())
     }
 
     /// The last dimension (1 for a scalar): the width of a row.
@@ -80,5 +82,20 @@ impl fmt::Debug for Spec {
 impl fmt::Display for Spec {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         fmt::Debug::fmt(self, f)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_size_that_no_address_counts_is_the_largest() {
+        let bytes = |dims: &[usize]| Spec::new(DType::F32, dims).bytes();
+        assert_eq!(bytes(&[2, 3]), 24);
+        assert_eq!(bytes(&[]), 4);
+        assert_eq!(bytes(&[1 << 40, 1 << 40]), usize::MAX);
+        assert_eq!(bytes(&[1 << 40, 1 << 40, 0]), 0);
+        assert_eq!(bytes(&[1 << 62, 2]), usize::MAX, "elements fit, bytes do not");
     }
 }

@@ -102,3 +102,33 @@ impl Error {
         move |source| Error::Io { path, source }
     }
 }
+
+/// A message that quotes foreign bytes, as one line of bearable length.
+pub(crate) fn one_line(message: impl Into<String>) -> String {
+    const MOST: usize = 600;
+    let message = message.into();
+    if message.len() <= MOST && !message.contains(char::is_control) {
+        return message;
+    }
+    let mut line = String::new();
+    for c in message.chars() {
+        if line.len() > MOST {
+            return line + &format!("… ({} bytes)", message.len());
+        }
+        if c.is_control() { line.extend(c.escape_default()) } else { line.push(c) }
+    }
+    line
+}
+
+#[cfg(test)]
+mod tests {
+    use super::one_line;
+
+    #[test]
+    fn a_message_is_one_line() {
+        assert_eq!(one_line("é: as it is"), "é: as it is");
+        assert_eq!(one_line("two\nlines\u{7}"), "two\\nlines\\u{7}");
+        let long = one_line("x".repeat(1_000_000));
+        assert!(long.len() < 700 && long.ends_with("… (1000000 bytes)"), "{long}");
+    }
+}

@@ -9,7 +9,7 @@ use crate::data::{self, IMAGE, ImageTokens, Prompt};
 use crate::image::{Mode, Preprocess};
 use crate::model::{LlmInit, Model, NewRows, Source, Sources, Trainable};
 use crate::tokenizer::Tokenizer;
-use crate::{Error, Result};
+use crate::{Error, Result, json};
 use engine::{DType, Device};
 use kernels::random::{Random, derive};
 use std::path::{Path, PathBuf};
@@ -246,10 +246,11 @@ fn preprocess(dir: &Path, size: usize, mode: Mode) -> Result<Preprocess> {
     if !path.exists() {
         return Ok(Preprocess::clip(size, mode));
     }
-    let text = std::fs::read_to_string(&path).map_err(Error::io(&path))?;
-    let json = serde_json::from_str(&text)
-        .map_err(|e| Error::Checkpoint { path: path.clone(), message: format!("not JSON: {e}") })?;
-    let mut preprocess = Preprocess::from_json(&json, &path)?;
+    let mut preprocess = Preprocess::from_json(&json::read(&path)?, &path)?;
+    if preprocess.size != size {
+        let message = format!("size is {}, but the tower takes images of {size} pixels", preprocess.size);
+        return Err(Error::Checkpoint { path, message });
+    }
     preprocess.mode = mode;
     Ok(preprocess)
 }

@@ -10,6 +10,7 @@ pub mod error;
 pub mod eval;
 pub mod generate;
 pub mod image;
+mod json;
 pub mod model;
 pub mod quickstart;
 pub mod report;

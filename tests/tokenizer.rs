@@ -332,7 +332,8 @@ fn a_json_tokenizer_that_is_cut_short_is_refused() {
     let file = std::fs::read(data().join("llama3.tokenizer.json")).unwrap();
     for eighth in 0..8 {
         let error = load_error("tokenizer.json", &file[..file.len() * eighth / 8]);
-        assert!(error.contains("EOF") || error.contains("invalid unicode"), "{error}");
+        let cut = ["EOF", "is cut off inside a character", "is empty"];
+        assert!(cut.iter().any(|words| error.contains(words)), "{error}");
     }
     load_error("tokenizer.json", &b"[".repeat(100_000));
 }

@@ -47,9 +47,13 @@ impl Drop for Storage {
 impl Buffer {
     pub(super) fn alloc(device: &Device, spec: Spec, role: Role) -> Result<Self> {
         let bytes = spec.bytes();
+        if bytes > isize::MAX as usize {
+            // Dimensions whose product is beyond what an address can count.
+            return Err(Error::OutOfMemory { device: device.to_string(), asked: bytes, free: 0, total: 0 });
+        }
         let memory = match device.kind() {
             Kind::Cpu(cpu) => {
-                let mut block = cpu.pool.take(bytes);
+                let mut block = cpu.pool.take(bytes)?;
                 if device.poison() {
                     block.bytes_mut().fill(POISON);
                 }

@@ -4,10 +4,12 @@
 //! (three projector layers, gated NVGPT, LayerNorm in a LLaMA) is `model_type: neva`: the same keys, and ours for
 //! the rest. Keys of ours stand under `neva` and are ignored by transformers.
 
+use crate::error::one_line;
 use crate::model::config::{LlmConfig, Mlp, ModelConfig, NormKind, ProjectorConfig, VisionConfig};
-use crate::{Error, Result};
+use crate::{Error, Result, json};
 use kernels::activation::Act;
 use serde_json::{Map, Value, json};
+use std::ops::{Bound, RangeBounds, RangeInclusive};
 use std::path::Path;
 
 /// What a model directory says beside the architecture.
@@ -24,6 +26,20 @@ impl Default for Extras {
         Extras { conv_template: "v1".into(), image_aspect_ratio: "square".into() }
     }
 }
+
+/// Sizes that no model of this kind exceeds, those of the configuration's keys.
+const LAYERS: RangeInclusive<usize> = 1..=1024;
+const WIDTH: RangeInclusive<usize> = 1..=65_536;
+const INNER: RangeInclusive<usize> = 1..=1_048_576;
+const HEADS: RangeInclusive<usize> = 1..=4096;
+/// Token ids; what is below the vocabulary is checked where that is known.
+const ID: RangeInclusive<usize> = 0..=u32::MAX as usize;
+/// What is added so that nothing is divided by zero: above zero in f32 too.
+const EPSILON: (Bound<f64>, Bound<f64>) = (Bound::Included(1e-30), Bound::Included(1.0));
+const THETA: (Bound<f64>, Bound<f64>) = (Bound::Included(1.0), Bound::Included(1e30));
+const FACTOR: (Bound<f64>, Bound<f64>) = (Bound::Included(1e-3), Bound::Included(1e6));
+const SHARE: (Bound<f64>, Bound<f64>) = (Bound::Excluded(0.0), Bound::Included(1.0));
+const DROPOUT: (Bound<f64>, Bound<f64>) = (Bound::Included(0.0), Bound::Excluded(1.0));
 
 /// transformers' name for an activation.
 fn act_name(kind: Act) -> &'static str {
@@ -151,15 +167,9 @@ pub fn to_json(c: &ModelConfig, extras: &Extras, dtype: &str) -> Value {
     })
 }
 
-fn parse(path: &Path) -> Result<Value> {
-    let text = std::fs::read_to_string(path).map_err(Error::io(path))?;
-    serde_json::from_str(&text)
-        .map_err(|e| Error::Checkpoint { path: path.into(), message: format!("not JSON: {e}") })
-}
-
 /// Reads the tower out of the config.json of a LLaVA, a CLIP, or a CLIP vision model.
 pub fn read_vision(path: &Path) -> Result<VisionConfig> {
-    let json = parse(path)?;
+    let json = json::read(path)?;
     let root = Node { path, at: String::new(), value: &json };
     // CLIP's vision model alone has its keys at the root.
     if root.has("vision_config") {
@@ -171,7 +181,7 @@ pub fn read_vision(path: &Path) -> Result<VisionConfig> {
 
 /// Reads the decoder out of the config.json of a LLaVA, a LLaMA or a Nemotron.
 pub fn read_llm(path: &Path) -> Result<LlmConfig> {
-    let json = parse(path)?;
+    let json = json::read(path)?;
     let root = Node { path, at: String::new(), value: &json };
     let ours = root.object_or_empty("neva")?;
     let ours = Node { path, at: "neva".into(), value: &ours };
@@ -184,7 +194,7 @@ pub fn read_llm(path: &Path) -> Result<LlmConfig> {
 
 /// Reads the config.json of a whole model.
 pub fn read(path: &Path) -> Result<(ModelConfig, Extras)> {
-    let json = parse(path)?;
+    let json = json::read(path)?;
     let root = Node { path, at: String::new(), value: &json };
     let model_type = root.str("model_type", None)?;
     if !matches!(model_type, "llava" | "neva") {
@@ -199,19 +209,22 @@ pub fn read(path: &Path) -> Result<(ModelConfig, Extras)> {
     let llm = llm(&root, &root.child("text_config")?, &ours)?;
     let layers = match root.str("projector_hidden_act", Some("gelu"))? {
         "linear" => 1,
-        _ => ours.usize("projector_layers", Some(2))?,
+        "gelu" => ours.whole("projector_layers", Some(2), 1..=16)?,
+        other => {
+            let message = format!("{other:?} is not supported, expected \"gelu\" or \"linear\"");
+            return Err(root.error("projector_hidden_act", message));
+        }
     };
     let marks = match (ours.get("im_start_id"), ours.get("im_end_id")) {
-        (Some(_), Some(_)) => {
-            Some((ours.usize("im_start_id", None)? as u32, ours.usize("im_end_id", None)? as u32))
-        }
-        _ => None,
+        (None, None) => None,
+        // With one of them the other is missing.
+        _ => Some((ours.whole("im_start_id", None, ID)? as u32, ours.whole("im_end_id", None, ID)? as u32)),
     };
     // transformers 4.x wrote image_token_index, 5.x image_token_id.
     let image_token =
         if root.get("image_token_index").is_some() { "image_token_index" } else { "image_token_id" };
     let config = ModelConfig {
-        image_token: root.usize(image_token, None)? as u32,
+        image_token: root.whole(image_token, None, ID)? as u32,
         projector: ProjectorConfig { layers },
         image_marks: marks,
         vision,
@@ -239,13 +252,13 @@ pub fn read(path: &Path) -> Result<(ModelConfig, Extras)> {
 fn vision(root: &Node, v: &Node) -> Result<VisionConfig> {
     let name = v.str("hidden_act", Some("quick_gelu"))?;
     let config = VisionConfig {
-        image_size: v.size("image_size", Some(224))?,
-        patch_size: v.size("patch_size", Some(32))?,
-        hidden_size: v.size("hidden_size", Some(768))?,
-        layers: v.usize("num_hidden_layers", Some(12))?,
-        heads: v.size("num_attention_heads", Some(12))?,
-        ffn_size: v.size("intermediate_size", Some(3072))?,
-        eps: v.f64("layer_norm_eps", Some(1e-5))?,
+        image_size: v.whole("image_size", Some(224), 1..=16384)?,
+        patch_size: v.whole("patch_size", Some(32), 1..=1024)?,
+        hidden_size: v.whole("hidden_size", Some(768), WIDTH)?,
+        layers: v.whole("num_hidden_layers", Some(12), LAYERS)?,
+        heads: v.whole("num_attention_heads", Some(12), HEADS)?,
+        ffn_size: v.whole("intermediate_size", Some(3072), INNER)?,
+        eps: v.real("layer_norm_eps", Some(1e-5), EPSILON)?,
         activation: act_of(name)
             .ok_or_else(|| v.error("hidden_act", format!("{name:?} is not supported")))?,
         select_layer: root.i64("vision_feature_layer", Some(-2))?,
@@ -288,8 +301,8 @@ fn llm(root: &Node, t: &Node, ours: &Node) -> Result<LlmConfig> {
     let default_act = if gated { "silu" } else { "relu2" };
     let name = t.str("hidden_act", Some(default_act))?;
     let mlp = if gated { act_of(name).map(Mlp::Gated) } else { act_of(name).map(Mlp::Plain) };
-    let hidden_size = t.size("hidden_size", Some(4096))?;
-    let heads = t.size("num_attention_heads", Some(32))?;
+    let hidden_size = t.whole("hidden_size", Some(4096), WIDTH)?;
+    let heads = t.whole("num_attention_heads", Some(32), HEADS)?;
     if !t.has("head_dim") {
         t.divides("num_attention_heads", heads, "hidden_size", hidden_size)?;
     }
@@ -304,33 +317,39 @@ fn llm(root: &Node, t: &Node, ours: &Node) -> Result<LlmConfig> {
     }
     let config = LlmConfig {
         hidden_size,
-        layers: t.usize("num_hidden_layers", Some(32))?,
+        layers: t.whole("num_hidden_layers", Some(32), LAYERS)?,
         heads,
-        kv_heads: t.size("num_key_value_heads", Some(heads))?,
-        head_dim: t.size("head_dim", Some(hidden_size / heads))?,
-        ffn_size: t.size("intermediate_size", Some(11008))?,
-        vocab_size: t.size("vocab_size", Some(32000))?,
-        max_positions: t.size("max_position_embeddings", Some(2048))?,
+        kv_heads: t.whole("num_key_value_heads", Some(heads), HEADS)?,
+        head_dim: t.whole("head_dim", Some(hidden_size / heads), 0..=256)?,
+        ffn_size: t.whole("intermediate_size", Some(11008), INNER)?,
+        vocab_size: t.whole("vocab_size", Some(32000), 1..=1 << 24)?,
+        max_positions: t.whole("max_position_embeddings", Some(2048), 1..=1 << 24)?,
         norm,
         // transformers' own defaults: LLaMA 1e-6, Nemotron 1e-5.
         eps: match norm {
-            NormKind::Rms => t.f64("rms_norm_eps", Some(1e-6))?,
-            _ => t.f64("norm_eps", Some(1e-5))?,
+            NormKind::Rms => t.real("rms_norm_eps", Some(1e-6), EPSILON)?,
+            _ => t.real("norm_eps", Some(1e-5), EPSILON)?,
         },
         mlp: mlp.ok_or_else(|| t.error("hidden_act", format!("{name:?} is not supported")))?,
         bias: attention_bias,
-        rope_theta: rope.f64("rope_theta", Some(t.f64("rope_theta", Some(10000.0))?))?,
-        rotary_percentage: rope.f64(
+        rope_theta: rope.real("rope_theta", Some(t.real("rope_theta", Some(10000.0), THETA)?), THETA)?,
+        rotary_percentage: rope.real(
             "partial_rotary_factor",
-            Some(t.f64("partial_rotary_factor", Some(if kind == "nemotron" { 0.5 } else { 1.0 }))?),
+            Some(t.real("partial_rotary_factor", Some(if kind == "nemotron" { 0.5 } else { 1.0 }), SHARE)?),
+            SHARE,
         )?,
         rope_factor: rope_factor(&rope)? * rope_factor(&scaling)?.max(1.0).powi(!rope.has("factor") as i32),
         tied: t.bool("tie_word_embeddings", Some(root.bool("tie_word_embeddings", Some(false))?))?,
-        hidden_dropout: t.f64("hidden_dropout", Some(0.0))?,
-        ffn_dropout: t.f64("ffn_dropout", Some(0.0))?,
+        hidden_dropout: t.real("hidden_dropout", Some(0.0), DROPOUT)?,
+        ffn_dropout: t.real("ffn_dropout", Some(0.0), DROPOUT)?,
     };
     t.divides("num_key_value_heads", config.kv_heads, "num_attention_heads", config.heads)?;
     t.head_dim(config.head_dim)?;
+    if config.rotary_dim() == 0 {
+        let message =
+            format!("{} of a head {} wide rotates nothing", config.rotary_percentage, config.head_dim);
+        return Err(t.error("partial_rotary_factor", message));
+    }
     Ok(config)
 }
 
@@ -339,7 +358,7 @@ fn rope_factor(node: &Node) -> Result<f64> {
     let kind = if node.has("rope_type") { "rope_type" } else { "type" };
     match node.str(kind, Some("default"))? {
         "default" => Ok(1.0),
-        "linear" => node.f64("factor", None),
+        "linear" => node.real("factor", None, FACTOR),
         other => {
             Err(node.error(kind, format!("{other:?} is not supported, expected \"default\" or \"linear\"")))
         }
@@ -356,7 +375,7 @@ struct Node<'a> {
 impl<'a> Node<'a> {
     fn error(&self, key: &str, message: String) -> Error {
         let at = if self.at.is_empty() { key.to_string() } else { format!("{}.{key}", self.at) };
-        Error::Checkpoint { path: self.path.into(), message: format!("{at}: {message}") }
+        Error::Checkpoint { path: self.path.into(), message: one_line(format!("{at}: {message}")) }
     }
 
     /// The value, with null meaning absent.
@@ -392,29 +411,34 @@ impl<'a> Node<'a> {
     ) -> Result<T> {
         match self.get(key) {
             None => default.ok_or_else(|| self.error(key, format!("missing, expected {expected}"))),
-            Some(value) => {
-                read(value).ok_or_else(|| self.error(key, format!("is {value}, expected {expected}")))
-            }
+            Some(value) => read(value).ok_or_else(|| {
+                self.error(key, format!("is {}, expected {expected}", json::shorten(value.clone())))
+            }),
         }
     }
 
-    fn usize(&self, key: &str, default: Option<usize>) -> Result<usize> {
-        // 2^32 bounds every size, so that products of sizes are checked where they are made, not here.
-        self.read(key, default, "a number", |v| v.as_u64().filter(|n| *n < 1 << 32).map(|n| n as usize))
-    }
-
-    /// A number that is at least 1.
-    fn size(&self, key: &str, default: Option<usize>) -> Result<usize> {
-        let n = self.usize(key, default)?;
-        if n == 0 { Err(self.error(key, "is 0, expected at least 1".into())) } else { Ok(n) }
+    /// A whole number within bounds that keep products of sizes within 64 bits.
+    fn whole(&self, key: &str, default: Option<usize>, range: RangeInclusive<usize>) -> Result<usize> {
+        let expected = format!("a whole number from {} to {}", range.start(), range.end());
+        self.read(key, default, &expected, |v| {
+            v.as_u64().and_then(|n| usize::try_from(n).ok()).filter(|n| range.contains(n))
+        })
     }
 
     fn i64(&self, key: &str, default: Option<i64>) -> Result<i64> {
         self.read(key, default, "a whole number", Value::as_i64)
     }
 
-    fn f64(&self, key: &str, default: Option<f64>) -> Result<f64> {
-        self.read(key, default, "a number", Value::as_f64)
+    /// A number in a range.
+    fn real(&self, key: &str, default: Option<f64>, range: (Bound<f64>, Bound<f64>)) -> Result<f64> {
+        let bound = |bound, included, excluded| match bound {
+            Bound::Included(n) => format!(" {included} {n:?}"),
+            Bound::Excluded(n) => format!(" {excluded} {n:?}"),
+            Bound::Unbounded => String::new(),
+        };
+        let expected =
+            format!("a number{}{}", bound(range.0, "from", "above"), bound(range.1, "to", "and below"));
+        self.read(key, default, &expected, |v| v.as_f64().filter(|n| range.contains(n)))
     }
 
     fn bool(&self, key: &str, default: Option<bool>) -> Result<bool> {

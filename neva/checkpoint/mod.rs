@@ -14,8 +14,9 @@ mod save;
 pub use arch::Extras;
 pub use save::{ModelFiles, Outgoing, save, write_json, write_tensors};
 
+use crate::error::one_line;
 use crate::model::ModelConfig;
-use crate::{Error, Result};
+use crate::{Error, Result, json};
 use engine::{Buffer, DType, Device, Role, Spec};
 use kernels::cast::cast;
 use kernels::device::MappedFile;
@@ -125,19 +126,30 @@ impl Tensors {
     pub fn open(dir: &Path) -> Result<Self> {
         let index = dir.join("model.safetensors.index.json");
         let single = dir.join("model.safetensors");
-        let paths = if index.exists() { shards(dir, &index)? } else { vec![single] };
-        Self::open_files(dir, paths)
+        if !index.exists() {
+            return Self::open_files(dir, vec![single]);
+        }
+        let (paths, homes) = shards(dir, &index)?;
+        Self::open_where(dir, paths, |name, path| homes.get(name).is_none_or(|home| home == path))
     }
 
     /// Opens these files.
     pub fn open_files(dir: &Path, paths: Vec<PathBuf>) -> Result<Self> {
+        Self::open_where(dir, paths, |_, _| true)
+    }
+
+    /// Opens these files, and takes from each the tensors that are `wanted` from it.
+    fn open_where(dir: &Path, paths: Vec<PathBuf>, wanted: impl Fn(&str, &Path) -> bool) -> Result<Self> {
         let mut all = Tensors { dir: dir.to_path_buf(), files: vec![], entries: HashMap::new() };
         for path in paths {
             let bytes = MappedFile::open(&path).map_err(Error::io(&path))?;
-            let bad = |message: String| Error::Checkpoint { path: path.clone(), message };
+            let bad = |message: String| Error::Checkpoint { path: path.clone(), message: one_line(message) };
             let (header, metadata) = SafeTensors::read_metadata(&bytes)
                 .map_err(|e| bad(format!("not a complete safetensors file: {e}")))?;
             for (name, info) in metadata.tensors() {
+                if !wanted(&name, &path) {
+                    continue;
+                }
                 let dtype = match info.dtype {
                     Dtype::F32 => DType::F32,
                     Dtype::BF16 => DType::Bf16,
@@ -156,7 +168,10 @@ impl Tensors {
                     dims: info.shape.clone(),
                     range: base + from..base + to,
                 };
-                all.entries.insert(name, entry);
+                if let Some(first) = all.entries.insert(name, entry) {
+                    let other = all.files[first.file].0.display();
+                    return Err(bad(format!("{}: {other} holds a tensor of this name too", first.name)));
+                }
             }
             all.files.push((path, bytes));
         }
@@ -171,6 +186,11 @@ impl Tensors {
         })
     }
 
+    /// The names of all tensors.
+    pub fn names(&self) -> impl Iterator<Item = &str> {
+        self.entries.keys().map(String::as_str)
+    }
+
     /// Whether a tensor of this name exists.
     pub fn has(&self, name: &str) -> bool {
         self.entries.contains_key(name)
@@ -182,7 +202,7 @@ impl Tensors {
     }
 
     fn error(&self, entry: &Entry, message: String) -> Error {
-        Error::Checkpoint { path: self.files[entry.file].0.clone(), message }
+        Error::Checkpoint { path: self.files[entry.file].0.clone(), message: one_line(message) }
     }
 
     fn list_files(&self) -> String {
@@ -203,17 +223,27 @@ impl Tensors {
     }
 }
 
-fn shards(dir: &Path, index: &Path) -> Result<Vec<PathBuf>> {
-    let bad = |message: String| Error::Checkpoint { path: index.to_path_buf(), message };
-    let text = std::fs::read_to_string(index).map_err(Error::io(index))?;
-    let json: serde_json::Value = serde_json::from_str(&text).map_err(|e| bad(format!("not JSON: {e}")))?;
+/// The shards that an index names, and which of them holds each tensor.
+fn shards(dir: &Path, index: &Path) -> Result<(Vec<PathBuf>, HashMap<String, PathBuf>)> {
+    let bad = |message: String| Error::Checkpoint { path: index.to_path_buf(), message: one_line(message) };
+    let json = json::read(index)?;
     let map = json["weight_map"]
         .as_object()
         .ok_or_else(|| bad("weight_map: expected an object of tensor names to files".into()))?;
-    let mut names = std::collections::BTreeSet::new();
-    for (tensor, file) in map {
-        let file = file.as_str().filter(|f| !f.contains(['/', '\\']));
-        names.insert(file.ok_or_else(|| bad(format!("weight_map.{tensor}: expected a file name")))?);
+    if map.is_empty() {
+        return Err(bad("weight_map: is empty, expected the names of tensors".into()));
     }
-    Ok(names.into_iter().map(|name| dir.join(name)).collect())
+    let mut paths = std::collections::BTreeSet::new();
+    let mut homes = HashMap::with_capacity(map.len());
+    for (tensor, file) in map {
+        let name = file.as_str().filter(|f| !f.is_empty() && !f.contains(['/', '\\']));
+        let name = name.ok_or_else(|| {
+            let tensor = json::shorten(tensor.as_str());
+            bad(format!("weight_map: {tensor}: is {}, expected a file name", json::shorten(file.clone())))
+        })?;
+        let path = dir.join(name);
+        homes.insert(tensor.clone(), path.clone());
+        paths.insert(path);
+    }
+    Ok((paths.into_iter().collect(), homes))
 }

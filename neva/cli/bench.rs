@@ -24,13 +24,13 @@ pub struct Decode {
     #[arg(long, default_value = "bf16")]
     dtype: Dtype,
     /// CPU threads
-    #[arg(long, default_value_t = 1, value_parser = super::positive)]
+    #[arg(long, default_value_t = 1, value_parser = super::up_to::<4096>)]
     threads: usize,
     /// Tokens of the prompt
-    #[arg(long, default_value_t = 32, value_parser = super::positive)]
+    #[arg(long, default_value_t = 32, value_parser = super::up_to::<{ 1 << 20 }>)]
     prompt: usize,
     /// Tokens timed
-    #[arg(long, default_value_t = 32, value_parser = super::positive)]
+    #[arg(long, default_value_t = 32, value_parser = super::up_to::<{ 1 << 20 }>)]
     tokens: usize,
     /// Decoder: hidden,layers,heads,ffn
     #[arg(long, default_value = "1024,19,16,2816", value_parser = sizes)]
@@ -39,7 +39,7 @@ pub struct Decode {
     #[arg(long, value_parser = super::positive)]
     kv: Option<usize>,
     /// Vocabulary
-    #[arg(long, default_value_t = 32000, value_parser = super::positive)]
+    #[arg(long, default_value_t = 32000, value_parser = super::up_to::<{ 1 << 24 }>)]
     vocab: usize,
     /// cpu, cuda, cuda:N or auto
     #[arg(long, default_value = "cpu")]
@@ -52,22 +52,22 @@ pub struct Step {
     #[arg(long, default_value = "f32")]
     dtype: Dtype,
     /// CPU threads
-    #[arg(long, default_value_t = 1, value_parser = super::positive)]
+    #[arg(long, default_value_t = 1, value_parser = super::up_to::<4096>)]
     threads: usize,
     /// Sequences, each with one image
-    #[arg(long, default_value_t = 4, value_parser = super::positive)]
+    #[arg(long, default_value_t = 4, value_parser = super::up_to::<4096>)]
     batch: usize,
     /// Text tokens of a sequence
-    #[arg(long, default_value_t = 64, value_parser = super::positive)]
+    #[arg(long, default_value_t = 64, value_parser = super::up_to::<{ 1 << 20 }>)]
     text: usize,
     /// Steps timed
-    #[arg(long, default_value_t = 8, value_parser = super::positive)]
+    #[arg(long, default_value_t = 8, value_parser = super::up_to::<1_000_000>)]
     steps: usize,
     /// Side of the image, pixels
-    #[arg(long, default_value_t = 64, value_parser = super::positive)]
+    #[arg(long, default_value_t = 64, value_parser = super::up_to::<16_384>)]
     image: usize,
     /// Side of a patch, pixels
-    #[arg(long, default_value_t = 8, value_parser = super::positive)]
+    #[arg(long, default_value_t = 8, value_parser = super::up_to::<1024>)]
     patch: usize,
     /// Tower: hidden,layers,heads,ffn
     #[arg(long, default_value = "256,4,4,1024", value_parser = sizes)]
@@ -79,7 +79,7 @@ pub struct Step {
     #[arg(long, value_parser = super::positive)]
     kv: Option<usize>,
     /// Vocabulary
-    #[arg(long, default_value_t = 4096, value_parser = super::positive)]
+    #[arg(long, default_value_t = 4096, value_parser = super::up_to::<{ 1 << 24 }>)]
     vocab: usize,
     /// What learns: all, the projector (phase 1), or projector and decoder (phase 2)
     #[arg(long, default_value = "llm")]
@@ -123,10 +123,15 @@ enum Train {
 fn sizes(text: &str) -> std::result::Result<Sizes, String> {
     let numbers: Vec<usize> = text.split(',').map_while(|n| n.trim().parse().ok()).collect();
     match numbers[..] {
-        [hidden, layers, heads, ffn] if hidden > 0 && heads > 0 && hidden % heads == 0 && ffn > 0 => {
+        [hidden @ 1..=65_536, layers @ 1..=1024, heads @ 1..=4096, ffn @ 1..=1_048_576]
+            if hidden % heads == 0 && text.matches(',').count() == 3 =>
+        {
             Ok(Sizes { hidden, layers, heads, ffn })
         }
-        _ => Err("expected hidden,layers,heads,ffn with heads dividing hidden".into()),
+        _ => {
+            Err("expected hidden,layers,heads,ffn with heads dividing hidden, up to 65536,1024,4096,1048576"
+                .into())
+        }
     }
 }
 
@@ -185,6 +190,9 @@ fn run_step(step: &Step) -> Result<()> {
     check_kv(kv, step.llm.heads)?;
     check_head("--vision", step.vision)?;
     check_head("--llm", step.llm)?;
+    let rows = step.batch * ((image / patch).pow(2) + step.text);
+    let most = 1 << 24;
+    usage(rows > most, || format!("--batch {}: {rows} rows in all, expected at most {most}", step.batch))?;
     let bench = StepBench {
         dtype: step.dtype.into(),
         batch: step.batch,

@@ -122,7 +122,11 @@ pub fn entries(op: Option<&str>) -> Result<Vec<&'static Entry>> {
     let found: Vec<_> = CATALOGUE.iter().filter(|entry| op.is_none_or(|op| op == entry.name)).collect();
     if found.is_empty() {
         let names: Vec<&str> = CATALOGUE.iter().map(|entry| entry.name).collect();
-        return Err(Error::Usage(format!("no op is called so; there are {}", names.join(", "))));
+        return Err(Error::Usage(format!(
+            "no op is called {:?}; there are {}",
+            op.unwrap_or_default(),
+            names.join(", ")
+        )));
     }
     Ok(found)
 }

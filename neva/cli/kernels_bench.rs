@@ -35,7 +35,7 @@ pub struct BenchArguments {
     #[arg(long, value_name = "FILE")]
     json: Option<PathBuf>,
     /// Timed runs of each
-    #[arg(long, value_parser = super::positive)]
+    #[arg(long, value_parser = super::up_to::<1_000_000>)]
     runs: Option<usize>,
     /// Run all of it once at small sizes instead, to see that everything runs; the times mean nothing
     #[arg(long)]

@@ -11,6 +11,8 @@
 
 use super::keys::Keys;
 use super::value::{Entry, Origin, Source, Value, parse_override};
+use crate::error::one_line;
+use crate::json::shorten;
 use crate::{Error, Result};
 
 /// No key of ours is deeper; a word of a million dots is refused here.
@@ -25,7 +27,7 @@ pub(super) fn apply(tree: &mut Value, words: &[String], keys: &Keys, source: &So
 }
 
 fn apply_one(tree: &mut Value, word: &str, keys: &Keys, source: &Source) -> Result<()> {
-    let usage = |message: String| Error::Usage(format!("command line: {message}"));
+    let usage = |message: String| Error::Usage(one_line(format!("command line: {message}")));
     if let Some(key) = word.strip_prefix('~') {
         return match remove(tree, key) {
             true => Ok(()),
@@ -35,7 +37,7 @@ fn apply_one(tree: &mut Value, word: &str, keys: &Keys, source: &Source) -> Resu
         };
     }
     let Some((target, text)) = word.split_once('=') else {
-        return Err(usage(format!("{word:?}: expected key=value, +key=value, ++key=value or ~key")));
+        return Err(usage(format!("{}: expected key=value, +key=value, ++key=value or ~key", shorten(word))));
     };
     let (key, may_change) = match target.strip_prefix("++") {
         Some(key) => (key, true),
@@ -46,7 +48,7 @@ fn apply_one(tree: &mut Value, word: &str, keys: &Keys, source: &Source) -> Resu
     };
     let parts: Vec<&str> = key.split('.').collect();
     if parts.len() > MOST_PARTS || parts.iter().any(|part| part.is_empty()) {
-        return Err(usage(format!("{word:?}: expected a key of words with dots between")));
+        return Err(usage(format!("{}: expected a key of words with dots between", shorten(word))));
     }
     let error = |message: String| source.error(Origin::CommandLine, key, message);
     if !keys.knows(key) {

@@ -7,7 +7,7 @@
 
 use std::path::PathBuf;
 
-use super::setting::{ABOVE_ZERO, At, SHARE, Setting, choices, section};
+use super::setting::{ABOVE_ZERO, At, EPSILON, SHARE, Setting, choices, section};
 use super::value::Value;
 use crate::Result;
 
@@ -395,7 +395,7 @@ section! {
         /// Decay of the first and second moment.
         betas: [f64; 2] [0.0..1.0] = [0.9, 0.95],
         /// Added to the square root of the second moment.
-        eps: f64 [ABOVE_ZERO] = 1e-8,
+        eps: f64 [EPSILON] = 1e-8,
         /// The learning rate's course.
         sched: Sched = Sched::default(),
     }
@@ -435,7 +435,7 @@ section! {
         /// rmsnorm, layernorm or layernorm1p. Born here: rmsnorm.
         normalization: Option<Normalization> = None,
         /// Added to the variance. Born here: 1e-5.
-        layernorm_epsilon: Option<f64> [ABOVE_ZERO] = None,
+        layernorm_epsilon: Option<f64> [EPSILON] = None,
         /// Bias terms in the decoder's linear layers. Born here: false.
         bias: Option<bool> = None,
         /// The feed-forward activation. Born here: fast-swiglu.
@@ -443,15 +443,15 @@ section! {
         /// Share of a head's width that rotates. Born here: 1.
         rotary_percentage: Option<f64> [SHARE] = None,
         /// Base of the rotary frequencies. Born here: 10000.
-        rotary_base: Option<f64> [ABOVE_ZERO] = None,
+        rotary_base: Option<f64> [1.0..=1e30] = None,
         /// Positions are divided by this; null is 1.
-        seq_len_interpolation_factor: Option<f64> [ABOVE_ZERO] = None,
+        seq_len_interpolation_factor: Option<f64> [1e-3..=1e6] = None,
         /// One matrix for the token embedding and the output. Born here: false.
         share_embeddings_and_output_weights: Option<bool> = None,
         /// The vocabulary is padded to a multiple of this when the model is born.
         make_vocab_size_divisible_by: usize [1..=65536] = 128,
         /// Standard deviation of new weights.
-        init_method_std: f64 [0.0..] = 0.014,
+        init_method_std: f64 [0.0..=100.0] = 0.014,
         /// Divide it by sqrt(2 x num_layers) for the two output projections of a layer.
         use_scaled_init_method: bool = true,
         /// Dropout after attention and feed-forward.

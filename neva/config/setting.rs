@@ -3,8 +3,8 @@
 //! A section is declared once, in [`schema`](super::schema): the field, its meaning, its type, its range and its
 //! default. Reading, the list of known keys and the resolved YAML all follow from that declaration.
 
-use std::fmt::Display;
-use std::ops::{Bound, RangeBounds};
+use std::fmt::{Debug, Display};
+use std::ops::{Bound, RangeBounds, RangeInclusive};
 use std::path::PathBuf;
 
 use super::value::{Origin, Source, Value};
@@ -202,24 +202,29 @@ impl<T: Copy> Numbers<T> for Option<[T; 2]> {
 /// Checks that each number of `setting` lies in `range`.
 pub(super) fn within<T, N, R>(setting: &N, range: R, at: &At) -> Result<()>
 where
-    T: PartialOrd + Display + Copy,
+    T: PartialOrd + Debug + Display + Copy,
     N: Numbers<T>,
     R: RangeBounds<T>,
 {
+    // Thirty zeros are not to be read.
+    let show = |number: &T| match number.to_string() {
+        long if long.len() > 20 => format!("{number:?}"),
+        short => short,
+    };
     for number in setting.numbers() {
         if !range.contains(&number) {
             let lowest = match range.start_bound() {
-                Bound::Included(low) => format!("of at least {low}"),
-                Bound::Excluded(low) => format!("above {low}"),
+                Bound::Included(low) => format!("of at least {}", show(low)),
+                Bound::Excluded(low) => format!("above {}", show(low)),
                 Bound::Unbounded => String::new(),
             };
             let highest = match range.end_bound() {
-                Bound::Included(high) => format!("of at most {high}"),
-                Bound::Excluded(high) => format!("below {high}"),
+                Bound::Included(high) => format!("of at most {}", show(high)),
+                Bound::Excluded(high) => format!("below {}", show(high)),
                 Bound::Unbounded => String::new(),
             };
             let and = if lowest.is_empty() || highest.is_empty() { "" } else { " and " };
-            return Err(at.error(format!("expected a number {lowest}{and}{highest}, got {number}")));
+            return Err(at.error(format!("expected a number {lowest}{and}{highest}, got {}", show(&number))));
         }
     }
     Ok(())
@@ -227,6 +232,9 @@ where
 
 /// Every number above zero, which `..` cannot spell.
 pub(super) const ABOVE_ZERO: (Bound<f64>, Bound<f64>) = (Bound::Excluded(0.0), Bound::Unbounded);
+
+/// What is added so that nothing is divided by zero: above zero in f32 too.
+pub(super) const EPSILON: RangeInclusive<f64> = 1e-30..=1.0;
 
 /// Every number above zero and at most one.
 pub(super) const SHARE: (Bound<f64>, Bound<f64>) = (Bound::Excluded(0.0), Bound::Included(1.0));

@@ -9,6 +9,7 @@ use std::fmt;
 use serde::de::{DeserializeSeed, Deserializer, Error as _, MapAccess, SeqAccess, Visitor};
 use serde::ser::{Serialize, SerializeMap, SerializeSeq, Serializer};
 
+use crate::error::one_line;
 use crate::{Error, Result};
 
 /// A YAML value. Numbers keep the difference between `1` and `1.0`.
@@ -56,7 +57,7 @@ impl Source {
             let message = format!("opens more than {MOST_OPEN_BRACKETS} brackets without closing them");
             return Err(self.file_error(None, &message));
         }
-        let mut walk = Walk::default();
+        let mut walk = Walk { room: room(&self.text), ..Walk::default() };
         match walk.run(&self.text) {
             Ok(Value::Null) => {
                 Err(self.file_error(None, "is empty; expected the keys trainer, exp_manager and model"))
@@ -83,13 +84,13 @@ impl Source {
             Some(line) => format!("{}:{line}", self.name),
             None => self.name.clone(),
         };
-        Error::ConfigFile { origin, message: message.to_string() }
+        Error::ConfigFile { origin, message: one_line(message) }
     }
 
     /// An error about one key. A key of foreign bytes stays on one line of reasonable length.
     pub fn error(&self, origin: Origin, key: &str, message: impl Into<String>) -> Error {
         let key = key.chars().take(200).flat_map(char::escape_debug).collect();
-        Error::Config { origin: self.origin(origin), key, message: message.into() }
+        Error::Config { origin: self.origin(origin), key, message: one_line(message) }
     }
 
     /// `path:line`, or `command line`.
@@ -106,7 +107,7 @@ impl Source {
 
     /// The line, from 1, of the file's key number `ordinal`.
     fn line(&self, ordinal: usize) -> Option<usize> {
-        let mut walk = Walk { stop_at: Some(ordinal), ..Walk::default() };
+        let mut walk = Walk { stop_at: Some(ordinal), room: room(&self.text), ..Walk::default() };
         Some(walk.run(&self.text).err()?.location()?.line())
     }
 }
@@ -137,7 +138,7 @@ pub(super) fn parse_override(text: &str) -> std::result::Result<Value, String> {
     if open_brackets(text) > MOST_OPEN_BRACKETS {
         return Err(format!("opens more than {MOST_OPEN_BRACKETS} brackets without closing them"));
     }
-    let mut walk = Walk { command_line: true, ..Walk::default() };
+    let mut walk = Walk { command_line: true, room: room(text), ..Walk::default() };
     walk.run(text).map_err(|error| match walk.duplicate {
         Some(_) => format!("holds {} twice", walk.path.join(".")),
         None => yaml_message(&error),
@@ -150,8 +151,8 @@ fn yaml_message(error: &serde_yaml::Error) -> String {
     if text.contains("recursion limit") {
         return "is nested more than 128 levels deep".to_string();
     }
-    if text.contains("repetition limit") {
-        return "aliases (*name) multiply this to more than 100 times its length".to_string();
+    if text.contains("repetition limit") || text.contains(TOO_LARGE) {
+        return "aliases (*name) multiply this too far".to_string();
     }
     format!("is not valid YAML: {}", text.split(" at line ").next().unwrap_or(&text))
 }
@@ -215,6 +216,15 @@ impl Serialize for Value {
     }
 }
 
+/// What a walk says when its room is used up.
+const TOO_LARGE: &str = "more than there is room for";
+
+/// How much a tree may hold: values, and bytes of text. A text without aliases has less of both than it has bytes; the
+/// parser's own limit is the number of aliases, and each may stand for most of the file.
+fn room(text: &str) -> usize {
+    8 * text.len() + 1000
+}
+
 /// One pass over a text: builds the tree, or stops at one key.
 #[derive(Default)]
 struct Walk {
@@ -227,11 +237,18 @@ struct Walk {
     /// Both numbers of a key that its mapping holds twice; `path` ends in it.
     duplicate: Option<(usize, usize)>,
     command_line: bool,
+    /// How many more values and bytes of text the tree may hold.
+    room: usize,
 }
 
 impl Walk {
     fn run(&mut self, text: &str) -> std::result::Result<Value, serde_yaml::Error> {
         self.deserialize(serde_yaml::Deserializer::from_str(text))
+    }
+
+    fn charge<E: serde::de::Error>(&mut self, size: usize) -> std::result::Result<(), E> {
+        self.room = self.room.checked_sub(size).ok_or_else(|| E::custom(TOO_LARGE))?;
+        Ok(())
     }
 }
 
@@ -239,6 +256,7 @@ impl<'de> DeserializeSeed<'de> for &mut Walk {
     type Value = Value;
 
     fn deserialize<D: Deserializer<'de>>(self, deserializer: D) -> std::result::Result<Value, D::Error> {
+        self.charge(1)?;
         deserializer.deserialize_any(self)
     }
 }
@@ -282,7 +300,8 @@ impl<'de> Visitor<'de> for &mut Walk {
         Ok(Value::Float(value))
     }
 
-    fn visit_str<E>(self, value: &str) -> std::result::Result<Value, E> {
+    fn visit_str<E: serde::de::Error>(self, value: &str) -> std::result::Result<Value, E> {
+        self.charge(value.len())?;
         Ok(Value::Text(value.to_string()))
     }
 
@@ -300,6 +319,7 @@ impl<'de> Visitor<'de> for &mut Walk {
         while let Some(key) = map.next_key_seed(Key(self))? {
             let ordinal = self.keys;
             self.keys += 1;
+            self.charge(key.len())?;
             self.path.push(key.clone());
             if let Some(first) = ordinals.insert(key.clone(), ordinal) {
                 self.duplicate = Some((first, ordinal));

@@ -98,6 +98,8 @@ struct Entry {
 
 struct Source {
     path: PathBuf,
+    /// The first record that shows it: its file, as an index into the options' paths, and what errors call it.
+    shown_by: (usize, String),
     /// `[size, size, 3]`, if kept.
     rgb: OnceLock<Vec<u8>>,
 }
@@ -123,7 +125,7 @@ impl Dataset {
         let mut entries = Vec::new();
         let mut images = Vec::new();
         let mut known = HashMap::new();
-        for path in &options.paths {
+        for (file, path) in options.paths.iter().enumerate() {
             let records = read(path)?;
             let images_of = |record: &Record| -> Vec<PathBuf> {
                 record.images.iter().map(|image| options.image_folder.join(image)).collect()
@@ -144,7 +146,8 @@ impl Dataset {
                 })?;
                 let images = images_of(record).into_iter().take(sample.images()).map(|path| {
                     *known.entry(path).or_insert_with_key(|path: &PathBuf| {
-                        images.push(Source { path: path.clone(), rgb: OnceLock::new() });
+                        let shown_by = (file, record.name.clone());
+                        images.push(Source { path: path.clone(), shown_by, rgb: OnceLock::new() });
                         images.len() as u32 - 1
                     })
                 });
@@ -154,7 +157,7 @@ impl Dataset {
         }
         if entries.len() < global_batch {
             return Err(Error::Usage(format!(
-                "the data has {} samples, fewer than the global batch of {global_batch}",
+                "the data has {} samples, fewer than the global batch of {global_batch} (model.global_batch_size)",
                 entries.len()
             )));
         }
@@ -213,7 +216,7 @@ impl Dataset {
     /// Micro-batch `micro` of the global batch of `step`: consecutive samples of it, weighted as the reduction says.
     ///
     /// # Errors
-    /// [`Error::Usage`] when there is no such micro-batch; [`Error::Image`] when an image cannot be read.
+    /// [`Error::Usage`] when there is no such micro-batch; [`Error::Data`], which names the record and the image, when an image cannot be read.
     pub fn batch(&self, step: u64, micro: usize) -> Result<Batch> {
         let micros = self.micro_batches();
         if micro >= micros {
@@ -239,7 +242,7 @@ impl Dataset {
     /// The samples `first..first + count` in the order of the files, each token to be predicted with weight 1.
     ///
     /// # Errors
-    /// [`Error::Usage`] when there are not so many samples; [`Error::Image`] when an image cannot be read.
+    /// [`Error::Usage`] when there are not so many samples; [`Error::Data`], which names the record and the image, when an image cannot be read.
     pub fn in_order(&self, first: usize, count: usize) -> Result<Batch> {
         let all = self.entries.len();
         match first.checked_add(count) {
@@ -288,9 +291,17 @@ impl Dataset {
             normalise(rgb);
             return Ok(());
         }
-        let fitted = preprocess
-            .fit(&Image::open(&source.path)?)
-            .map_err(|error| Error::Image { path: source.path.clone(), message: error.to_string() })?;
+        let (file, record) = &source.shown_by;
+        let bad = |error: Error| Error::Data {
+            path: self.options.paths[*file].clone(),
+            record: record.clone(),
+            message: error.to_string(),
+        };
+        let fitted = Image::open(&source.path).and_then(|image| {
+            let path = || source.path.clone();
+            preprocess.fit(&image).map_err(|e| Error::Image { path: path(), message: e.to_string() })
+        });
+        let fitted = fitted.map_err(bad)?;
         normalise(&fitted.rgb);
         let size = fitted.rgb.len();
         // Two threads may decode one image at the same time; it is then counted twice, which only keeps less.

@@ -23,6 +23,8 @@ use serde::Deserializer as _;
 use serde::de::{SeqAccess, Visitor};
 use serde_json::{Map, Value};
 
+use crate::error::one_line;
+use crate::json::{Strict, check_text, describe, shorten};
 use crate::{Error, Result};
 
 /// Where an image stands in a text.
@@ -59,19 +61,29 @@ pub struct Turn {
 /// record is not as the table above says.
 pub fn read(path: &Path) -> Result<Vec<Record>> {
     let file = std::fs::read(path).map_err(Error::io(path))?;
-    let mut list = List { path, records: Vec::new(), failed: None };
+    let whole = |message: String| Error::DataFile { path: path.into(), message };
+    check_text(&file).map_err(whole)?;
+    let mut list = List { path, records: Vec::new(), begun: false, failed: None };
     let mut json = serde_json::Deserializer::from_slice(&file);
     let read = json.deserialize_seq(&mut list).and_then(|()| json.end());
     if let Some(error) = list.failed {
         return Err(error);
     }
-    let whole = |message| Error::DataFile { path: path.into(), message };
+    let records = list.records.len();
     match read {
+        // Behind the first bracket a key that is given twice is the only wrong data.
+        Err(error) if error.is_data() && list.begun => Err(Error::Data {
+            path: path.into(),
+            record: records.to_string(),
+            message: one_line(describe(&error)),
+        }),
         Err(error) if error.is_data() => Err(whole(format!("expected a list of records: {error}"))),
-        Err(error) => Err(whole(format!(
-            "not JSON, or cut off, after {}: {error}",
-            count(list.records.len(), "record")
-        ))),
+        Err(error) if error.is_syntax() && error.to_string().starts_with("recursion limit") => {
+            Err(Error::Data { path: path.into(), record: records.to_string(), message: describe(&error) })
+        }
+        Err(error) => {
+            Err(whole(format!("not JSON, or cut off, after {}: {error}", count(records, "record"))))
+        }
         Ok(()) if list.records.is_empty() => Err(whole("the list of records is empty".into())),
         Ok(()) => Ok(list.records),
     }
@@ -81,6 +93,8 @@ pub fn read(path: &Path) -> Result<Vec<Record>> {
 struct List<'a> {
     path: &'a Path,
     records: Vec<Record>,
+    /// Whether it is a list.
+    begun: bool,
     /// Why the last record was refused: it stops the reading.
     failed: Option<Error>,
 }
@@ -93,12 +107,17 @@ impl<'de> Visitor<'de> for &mut List<'_> {
     }
 
     fn visit_seq<A: SeqAccess<'de>>(self, mut list: A) -> std::result::Result<(), A::Error> {
-        while let Some(value) = list.next_element::<Value>()? {
+        self.begun = true;
+        while let Some(Strict(value)) = list.next_element()? {
             let name = name(self.records.len(), &value);
             match record(name.clone(), &value) {
                 Ok(record) => self.records.push(record),
                 Err(message) => {
-                    self.failed = Some(Error::Data { path: self.path.into(), record: name, message });
+                    self.failed = Some(Error::Data {
+                        path: self.path.into(),
+                        record: name,
+                        message: one_line(message),
+                    });
                     return Err(serde::de::Error::custom("a record was refused"));
                 }
             }
@@ -109,7 +128,7 @@ impl<'de> Visitor<'de> for &mut List<'_> {
 
 fn name(index: usize, record: &Value) -> String {
     match record.get("id") {
-        Some(Value::String(id)) => format!("{index} ({id:?})"),
+        Some(Value::String(id)) => format!("{index} ({})", shorten(id.as_str())),
         Some(Value::Number(id)) => format!("{index} ({id})"),
         _ => index.to_string(),
     }

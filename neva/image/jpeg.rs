@@ -5,6 +5,7 @@
 //! from libjpeg-turbo's (hence Pillow's) by a level or two, a subsampled one by a few at edges of colour.
 
 use zune_jpeg::JpegDecoder;
+use zune_jpeg::errors::DecodeErrors;
 use zune_jpeg::zune_core::bytestream::ZCursor;
 use zune_jpeg::zune_core::colorspace::ColorSpace;
 use zune_jpeg::zune_core::options::DecoderOptions;
@@ -21,7 +22,8 @@ pub(super) fn decode(bytes: &[u8]) -> Result<Image, String> {
 
     let options = DecoderOptions::default().set_strict_mode(true).set_max_width(width).set_max_height(height);
     let mut decoder = JpegDecoder::new_with_options(ZCursor::new(bytes), options);
-    let damaged = |error| format!("damaged JPEG: {error}");
+    // Some of the decoder's errors end in a line break.
+    let damaged = |error: DecodeErrors| format!("damaged JPEG: {}", error.to_string().trim_end());
     decoder.decode_headers().map_err(damaged)?;
     if decoder.dimensions() != Some((width, height)) {
         return Err("damaged JPEG: two different frame headers".into());

@@ -19,6 +19,7 @@ pub use augment::Augment;
 pub use preprocess::{Mode, Preprocess};
 pub use processor::Processor;
 
+use crate::error::one_line;
 use crate::{Error, Result};
 
 /// The most pixels that a file may announce, 2^31 / 12: the size at which Pillow refuses a decompression bomb.
@@ -65,7 +66,7 @@ impl Image {
     pub fn open(path: &Path) -> Result<Self> {
         read(path)
             .and_then(|bytes| decode(&bytes))
-            .map_err(|message| Error::Image { path: path.into(), message })
+            .map_err(|message| Error::Image { path: path.into(), message: one_line(message) })
     }
 
     /// Decodes the bytes of a PNG or JPEG file, as [`Image::open`] does; `origin` is named in errors.
@@ -73,7 +74,7 @@ impl Image {
     /// # Errors
     /// As [`Image::open`].
     pub fn from_bytes(bytes: &[u8], origin: &Path) -> Result<Self> {
-        decode(bytes).map_err(|message| Error::Image { path: origin.into(), message })
+        decode(bytes).map_err(|message| Error::Image { path: origin.into(), message: one_line(message) })
     }
 
     /// Writes an 8-bit RGB PNG.

@@ -12,6 +12,8 @@ use std::path::Path;
 use serde_json::{Map, Value, json};
 
 use super::preprocess::{CLIP_MEAN, CLIP_STD, Mode, Preprocess};
+use crate::error::one_line;
+use crate::json::shorten;
 use crate::{Error, Result};
 
 /// Pillow's number of its bicubic filter.
@@ -167,7 +169,7 @@ impl<'a> Keys<'a> {
     }
 
     fn wrong(&self, key: &str, message: String) -> Error {
-        Error::Checkpoint { path: self.path.into(), message: format!("{key} {message}") }
+        Error::Checkpoint { path: self.path.into(), message: one_line(format!("{key} {message}")) }
     }
 
     fn get(&self, key: &str) -> Option<&'a Value> {
@@ -176,19 +178,23 @@ impl<'a> Keys<'a> {
 
     fn text(&self, key: &str) -> Result<Option<&'a str>> {
         self.get(key)
-            .map(|v| v.as_str().ok_or_else(|| self.wrong(key, format!("is {v}, expected a string"))))
+            .map(|v| {
+                v.as_str()
+                    .ok_or_else(|| self.wrong(key, format!("is {}, expected a string", shorten(v.clone()))))
+            })
             .transpose()
     }
 
     fn flag(&self, key: &str, default: bool) -> Result<bool> {
         self.get(key).map_or(Ok(default), |v| {
-            v.as_bool().ok_or_else(|| self.wrong(key, format!("is {v}, expected true or false")))
+            v.as_bool()
+                .ok_or_else(|| self.wrong(key, format!("is {}, expected true or false", shorten(v.clone()))))
         })
     }
 
     fn number(&self, key: &str, default: f64) -> Result<f64> {
         self.get(key).map_or(Ok(default), |v| {
-            v.as_f64().ok_or_else(|| self.wrong(key, format!("is {v}, expected a number")))
+            v.as_f64().ok_or_else(|| self.wrong(key, format!("is {}, expected a number", shorten(v.clone()))))
         })
     }
 
@@ -198,7 +204,7 @@ impl<'a> Keys<'a> {
                 v.as_array().and_then(|values| values.iter().map(Value::as_f64).collect());
             numbers
                 .and_then(|numbers| numbers.try_into().ok())
-                .ok_or_else(|| self.wrong(key, format!("is {v}, expected three numbers")))
+                .ok_or_else(|| self.wrong(key, format!("is {}, expected three numbers", shorten(v.clone()))))
         })
     }
 
@@ -218,7 +224,10 @@ impl<'a> Keys<'a> {
             _ => {
                 let named =
                     if sides.is_empty() { String::new() } else { format!(" as {}", sides.join(" = ")) };
-                Err(self.wrong(key, format!("is {value}, expected one side of 1 to 16384 pixels{named}")))
+                Err(self.wrong(
+                    key,
+                    format!("is {}, expected one side of 1 to 16384 pixels{named}", shorten(value.clone())),
+                ))
             }
         }
     }

@@ -3,6 +3,7 @@
 use crate::Result;
 use crate::checkpoint::Checkpoint;
 use engine::{Buffer, DType, Device, Param, Role, Spec};
+use kernels::device::Kind;
 use kernels::dtype::Real;
 use kernels::random::{Random, derive, fill_normal};
 use kernels::real;
@@ -62,10 +63,17 @@ impl Weights<'_> {
             .bytes()
             .fold(0xcbf2_9ce4_8422_2325u64, |h, b| (h ^ u64::from(b)).wrapping_mul(0x100_0000_01b3));
         let seed = derive(seed, &[hash]);
+        let host =
+            if matches!(self.device.kind(), Kind::Gpu(_)) { Device::cpu() } else { self.device.clone() };
+        // Made first, so that a machine without the room says so.
+        let mut buffer = Buffer::zeros(&host, spec, Role::Weight)?;
+        if host.is_plan() {
+            return Ok(buffer);
+        }
         real!(spec.dtype, T => {
-            let mut values = vec![T::from_f64(0.0); spec.elements()];
+            let values = buffer.slice_mut::<T>();
             match init {
-                Init::Normal(std) => fill_normal(seed, 0, std, &mut values),
+                Init::Normal(std) => fill_normal(seed, 0, std, values),
                 Init::Uniform(bound) => {
                     let mut random = Random::new(seed, 0);
                     values.fill_with(|| T::from_f64((2.0 * random.uniform() - 1.0) * bound));
@@ -73,7 +81,7 @@ impl Weights<'_> {
                 Init::Zero => {}
                 Init::One => values.fill(T::from_f64(1.0)),
             }
-            Ok(Buffer::from_slice(self.device, spec.dims(), &values, Role::Weight)?)
-        })
+        });
+        Ok(buffer.to_device(self.device)?)
     }
 }

@@ -133,7 +133,7 @@ fn unsupported<T>(name: &str, what: &str) -> Result<T, String> {
 
 /// Reads a file. The error is a sentence without the file's name.
 pub(super) fn read(file: &[u8]) -> Result<(Vocabulary, Json, Special), String> {
-    let file: Value = serde_json::from_slice(file).map_err(|error| error.to_string())?;
+    let file = crate::json::parse(file)?;
     let file = object(&file, "the file")?;
     let model = object(member(file, "model"), "model")?;
     match member(model, "type") {

@@ -29,6 +29,7 @@ use std::path::{Path, PathBuf};
 use serde_json::Value;
 
 use crate::Error;
+use crate::error::one_line;
 use json::Json;
 use sentencepiece::SentencePiece;
 use vocabulary::{Kind, Vocabulary};
@@ -160,7 +161,7 @@ impl Tokenizer {
 
     /// Takes over what a `tokenizer_config.json` says.
     fn apply(&mut self, config: &[u8]) -> Result<(), String> {
-        let config: Value = serde_json::from_slice(config).map_err(|error| error.to_string())?;
+        let config = crate::json::parse(config)?;
         let config = config.as_object().ok_or("expected a JSON object")?;
         self.add(config.get("added_tokens_decoder").unwrap_or(&Value::Null))?;
         let special = &mut self.special;
@@ -334,5 +335,5 @@ impl Tokenizer {
 }
 
 fn refused(path: impl Into<PathBuf>, message: impl Into<String>) -> Error {
-    Error::Tokenizer { path: path.into(), message: message.into() }
+    Error::Tokenizer { path: path.into(), message: one_line(message) }
 }

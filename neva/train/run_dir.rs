@@ -73,16 +73,17 @@ impl RunDir {
     /// Drops the lines of steps after `step`: a run that goes on from a checkpoint writes them again.
     pub fn rewind_metrics(&mut self, step: u64) -> Result<()> {
         let path = self.path.join("metrics.jsonl");
-        let reader = BufReader::new(File::open(&path).map_err(Error::io(&path))?);
-        let mut kept = String::new();
-        for line in reader.lines() {
-            let line = line.map_err(Error::io(&path))?;
-            // A line cut off by a kill does not parse, and its step is after the checkpoint's.
-            let parsed = serde_json::from_str::<Value>(&line).ok();
+        let mut reader = BufReader::new(File::open(&path).map_err(Error::io(&path))?);
+        let (mut kept, mut line) = (vec![], vec![]);
+        while reader.read_until(b'\n', &mut line).map_err(Error::io(&path))? > 0 {
+            // A line cut off by a kill does not parse, and its step is after the checkpoint's. A machine that went down
+            // may have left anything there.
+            let parsed = serde_json::from_slice::<Value>(&line).ok();
             if parsed.and_then(|v| v["step"].as_u64()).is_some_and(|s| s <= step) {
-                kept.push_str(&line);
-                kept.push('\n');
+                kept.extend_from_slice(line.trim_ascii_end());
+                kept.push(b'\n');
             }
+            line.clear();
         }
         let temporary = self.path.join(".metrics.jsonl");
         fs::write(&temporary, kept).map_err(Error::io(&temporary))?;

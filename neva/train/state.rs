@@ -4,7 +4,7 @@
 //! of the seed and the step.
 
 use crate::checkpoint::{Outgoing, Tensors, write_json, write_tensors};
-use crate::{Error, Result};
+use crate::{Error, Result, json};
 use engine::{AdamW, Buffer, Device, Param, Role, Spec, State};
 use serde_json::{Value, json};
 use std::collections::BTreeMap;
@@ -23,6 +23,9 @@ pub struct Position {
 }
 
 const OPTIMIZER: &str = "optimizer.safetensors";
+
+/// What the optimiser keeps of a parameter, as the ends of its tensors' names.
+const KINDS: [&str; 3] = ["m", "v", "master"];
 
 /// Writes the folder `trainer` into a model directory that is being made.
 pub fn write(dir: &Path, position: Position, optimizer: &AdamW) -> Result<()> {
@@ -48,14 +51,22 @@ pub fn write(dir: &Path, position: Position, optimizer: &AdamW) -> Result<()> {
 /// Where a checkpoint stands.
 pub fn read_position(checkpoint: &Path) -> Result<Position> {
     let path = checkpoint.join("trainer/state.json");
-    let text = fs::read_to_string(&path).map_err(Error::io(&path))?;
-    let bad = |message: String| Error::Checkpoint { path: path.clone(), message };
-    let json: Value = serde_json::from_str(&text).map_err(|e| bad(format!("not JSON: {e}")))?;
-    Ok(Position {
-        step: json["step"].as_u64().ok_or_else(|| bad("step: expected a whole number".into()))?,
-        val_loss: json["val_loss"].as_f64(),
-        loss: json["loss"].as_f64().unwrap_or(f64::NAN),
-    })
+    let json = json::read(&path)?;
+    let bad = |key: &str, expected: &str| {
+        let message = format!("{key}: is {}, expected {expected}", json::shorten(json[key].clone()));
+        Error::Checkpoint { path: path.clone(), message }
+    };
+    let step = json["step"].as_u64().ok_or_else(|| bad("step", "a whole number"))?;
+    let named = checkpoint.file_name().and_then(|n| n.to_str()).and_then(|n| n.strip_prefix("step-"));
+    if let Some(named) = named.and_then(|n| n.parse::<u64>().ok()).filter(|n| *n != step) {
+        return Err(bad("step", &format!("{named} as the directory's name says")));
+    }
+    // What is not finite is null in JSON.
+    let number = |key: &str| match &json[key] {
+        Value::Null => Ok(None),
+        value => value.as_f64().map(Some).ok_or_else(|| bad(key, "a number or null")),
+    };
+    Ok(Position { step, val_loss: number("val_loss")?, loss: number("loss")?.unwrap_or(f64::NAN) })
 }
 
 /// Puts an optimiser where a checkpoint left it.
@@ -78,7 +89,7 @@ pub fn restore(checkpoint: &Path, device: &Device, optimizer: &mut AdamW) -> Res
     let states = optimizer
         .states()
         .map(|(param, _)| {
-            if !tensors.has(&format!("{}.m", param.name())) {
+            if !KINDS.iter().any(|kind| tensors.has(&format!("{}.{kind}", param.name()))) {
                 return Ok(None); // it had no gradient yet
             }
             let narrow = param.spec().dtype != param.grad_dtype();
@@ -86,6 +97,16 @@ pub fn restore(checkpoint: &Path, device: &Device, optimizer: &mut AdamW) -> Res
             Ok(Some(State { master, m: load(param, "m")?, v: load(param, "v")? }))
         })
         .collect::<Result<Vec<_>>>()?;
+    // What is frozen now and learned before would start anew when it learns again.
+    let learns = |name: &str| {
+        let of = |param: &Param| KINDS.iter().any(|kind| name == format!("{}.{kind}", param.name()));
+        optimizer.states().any(|(param, _)| of(param))
+    };
+    if let Some(name) = tensors.names().filter(|name| !learns(name)).min() {
+        let message =
+            format!("{name}: does not learn under this configuration; go on with what the run began with");
+        return Err(Error::Checkpoint { path: dir.join(OPTIMIZER), message });
+    }
     optimizer.restore(position.step, states);
     Ok(position)
 }

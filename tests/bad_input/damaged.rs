@@ -36,7 +36,10 @@ fn an_image_that_cannot_be_read_is_named_in_training_and_in_answering() {
     for (bytes, message) in cases {
         fs::write(&image, bytes).unwrap();
         refused(&answer, &format!("{shown}: {message}"));
-        refused(&fit, &format!("{shown}: {message}"));
+        refused(
+            &fit,
+            &format!("{}: record 0 (\"0\"): {shown}: {message}", dir.join("captions.json").display()),
+        );
     }
     fs::remove_file(&image).unwrap();
     refused(&answer, &format!("{shown}: no such image file"));

@@ -1,11 +1,11 @@
-//! What happens to a run from outside: a full disk, a kill, a signal.
+//! What happens to a run from outside: a file that may not grow, another process, a signal. `tests/crash.rs` has kills and
+//! full disks.
 
 use super::*;
 use serde_json::{Value, json};
 use std::process::{Child, Stdio};
 use std::thread::sleep;
 use std::time::{Duration, Instant};
-use tiny::{STEPS, assert_same};
 
 /// What the checkpoint folder of a run holds under names that are not final.
 fn unfinished(run: &Path) -> Vec<String> {
@@ -16,58 +16,6 @@ fn unfinished(run: &Path) -> Vec<String> {
 
 fn checkpoint(run: &Path, step: u64) -> PathBuf {
     run.join(format!("checkpoints/step-{step:08}"))
-}
-
-const EVERY_STEP: &str = "exp_manager.checkpoint_callback_params.every_n_train_steps=1";
-const KEEP_ALL: &str = "exp_manager.checkpoint_callback_params.save_top_k=-1";
-
-/// A file system of its own; unmounted when dropped.
-struct Mount(PathBuf);
-
-impl Mount {
-    /// None where mounting is not allowed.
-    fn new(dir: PathBuf, bytes: u64) -> Option<Self> {
-        fs::create_dir_all(&dir).unwrap();
-        let size = format!("size={bytes}");
-        let done = Command::new("mount").args(["-t", "tmpfs", "-o", &size, "tmpfs"]).arg(&dir).output();
-        done.is_ok_and(|o| o.status.success()).then_some(Mount(dir))
-    }
-
-    fn resize(&self, bytes: u64) {
-        let size = format!("remount,size={bytes}");
-        assert!(Command::new("mount").args(["-o", &size]).arg(&self.0).status().unwrap().success());
-    }
-}
-
-impl Drop for Mount {
-    fn drop(&mut self) {
-        let _ = Command::new("umount").arg(&self.0).status();
-    }
-}
-
-#[test]
-fn a_full_disk_leaves_the_previous_checkpoint_and_the_run_goes_on_from_it() {
-    let dir = scratch("full");
-    recipe(&dir);
-    let keep = [EVERY_STEP, KEEP_ALL];
-    accepted(&train(&dir, "whole", &keep));
-    // Room for two checkpoints, not for five.
-    let Some(disk) = Mount::new(dir.join("disk"), 400 << 10) else {
-        eprintln!("SKIPPED: mounting a small file system is not allowed here");
-        return;
-    };
-    let words = train(&dir, "disk/run", &keep);
-    let (code, stdout, stderr) = run(&words);
-    let at = format!("error: {}/checkpoints/.writing-step-0000000", dir.join("disk/run").display());
-    let last = stderr.lines().last().unwrap();
-    assert!(last.starts_with(&at) && last.ends_with(": No space left on device (os error 28)"), "{stderr}");
-    assert_eq!((code, stdout.as_str()), (Some(1), ""));
-    assert!(unfinished(&dir.join("disk/run")).is_empty(), "what was taken is given back");
-    let first = checkpoint(&dir.join("disk/run"), 1);
-    assert_same(&checkpoint(&dir.join("whole"), 1), &first, "the first checkpoint stands");
-    disk.resize(64 << 20);
-    accepted(&words);
-    assert_same(&checkpoint(&dir.join("whole"), STEPS), &checkpoint(&dir.join("disk/run"), STEPS), "resumed");
 }
 
 #[test]
@@ -98,34 +46,24 @@ fn wait_until(child: &mut Child, done: impl Fn() -> bool) {
     }
 }
 
+/// Two runs into one directory: the second is refused while the first lives, and the lock goes with its process however
+/// that ends.
 #[test]
-fn a_run_killed_during_saves_ends_with_the_same_bytes() {
-    let dir = scratch("kill");
+fn one_process_at_a_time_writes_a_run_directory_and_a_kill_frees_it() {
+    let dir = scratch("two");
     recipe(&dir);
-    let whole = dir.join("whole");
-    let run = dir.join("run");
-    accepted(&train(&dir, "whole", &[EVERY_STEP, "trainer.max_steps=12"]));
-    let words = train(&dir, "run", &[EVERY_STEP, "trainer.max_steps=12"]);
-    let (mut kills, mut torn) = (0, 0);
-    while kills < 12 {
-        let mut child = command(&words).stdout(Stdio::null()).stderr(Stdio::null()).spawn().unwrap();
-        // At another moment of a save each time: 0, 0.7, ... 7.7 ms after it began.
-        wait_until(&mut child, || unfinished(&run).iter().any(|n| n.starts_with(".writing-")));
-        sleep(Duration::from_micros(700 * kills));
-        if child.try_wait().unwrap().is_some() {
-            break; // the run is complete
-        }
-        child.kill().unwrap();
-        child.wait().unwrap();
-        kills += 1;
-        torn += u64::from(!unfinished(&run).is_empty());
-    }
-    assert!(torn > 0, "none of {kills} kills hit a save");
-    accepted(&words);
-    assert_same(&checkpoint(&whole, 12), &checkpoint(&run, 12), &format!("{kills} kills"));
-    assert!(unfinished(&run).is_empty());
-    let steps = fs::read_to_string(run.join("metrics.jsonl")).unwrap();
-    assert_eq!(steps.lines().count(), 12, "one line a step");
+    let endless = ["trainer.max_steps=1000000", "trainer.val_check_interval=1000000"];
+    let mut first =
+        command(&train(&dir, "run", &endless)).stdout(Stdio::null()).stderr(Stdio::null()).spawn().unwrap();
+    let metrics = dir.join("run/metrics.jsonl");
+    wait_until(&mut first, || fs::read_to_string(&metrics).is_ok_and(|text| text.lines().count() >= 1));
+    let before = fs::read_to_string(dir.join("run/config.yaml")).unwrap();
+    let message = format!("{}: another process is training into this directory", dir.join("run").display());
+    refused(&train(&dir, "run", &[]), &message);
+    assert_eq!(fs::read_to_string(dir.join("run/config.yaml")).unwrap(), before, "nothing was touched");
+    first.kill().unwrap();
+    first.wait().unwrap();
+    accepted(&train(&dir, "run", &[]));
 }
 
 #[test]

@@ -1,5 +1,11 @@
 //! What a user gets wrong, and what goes wrong around a run: each ends in one sentence that names the file, the key or
 //! the record and what was expected, and leaves nothing half done. The binary is run as a user runs it.
+//!
+//! | file | what goes wrong |
+//! |---|---|
+//! | `keys.rs`, `flags.rs`, `files.rs` | every key, flag and file in every way; what is then said lies in `errors/` |
+//! | `written.rs`, `answers.rs`, `damaged.rs` | what a user writes, asks for, and has on disk, one by one |
+//! | `interrupted.rs` | what happens to a run from outside |
 #![allow(clippy::unwrap_used)]
 
 /// Words of a command line.
@@ -9,7 +15,11 @@ macro_rules! words {
 
 mod answers;
 mod damaged;
+mod files;
+mod flags;
 mod interrupted;
+mod keys;
+mod table;
 #[path = "../tiny/mod.rs"]
 mod tiny;
 mod written;

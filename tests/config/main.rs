@@ -100,7 +100,7 @@ fn the_resolved_yaml_reads_back_as_the_same() {
             vec![
                 "+trainer.threads=2",
                 "trainer.precision=32",
-                "model.optim.eps=1e-300",
+                "model.optim.eps=1e-30",
                 "model.optim.lr=0.1234567890123456789",
                 "exp_manager.name='true'",
                 "model.tokenizer={library: huggingface, type: 'a: b #c'}",

@@ -24,9 +24,10 @@ fn a_file_that_is_no_list_of_records() {
         message("{}"),
         "expected a list of records: invalid type: map, expected a list at line 1 column 0"
     );
+    assert_eq!(message(""), "is empty; expected JSON");
     assert_eq!(
-        message(""),
-        "not JSON, or cut off, after no record: EOF while parsing a value at line 1 column 0"
+        message("["),
+        "not JSON, or cut off, after no record: EOF while parsing a list at line 1 column 1"
     );
     let whole = "[\n{\"conversations\": [{\"from\": \"human\", \"value\": \"q\"}, {\"from\": \"gpt\", \"value\": \"a\"}]},\n{\"id\": 1}]";
     assert_eq!(
@@ -218,7 +219,8 @@ fn images_behind_the_cut_are_not_loaded() {
     assert_eq!(
         data.in_order(0, 1).unwrap_err().to_string(),
         format!(
-            "{}: the content is not an image that we know, expected PNG or JPEG",
+            "{}: record 0 (\"i\"): {}: the content is not an image that we know, expected PNG or JPEG",
+            path.display(),
             folder.0.join("b.png").display()
         )
     );
@@ -259,7 +261,10 @@ fn sizes_that_do_not_fit_each_other() {
         change(&mut options);
         Dataset::open(options, &tokenizer).err().expect("an error").to_string()
     };
-    assert_eq!(error(&|o| o.global_batch = 3), "the data has 2 samples, fewer than the global batch of 3");
+    assert_eq!(
+        error(&|o| o.global_batch = 3),
+        "the data has 2 samples, fewer than the global batch of 3 (model.global_batch_size)"
+    );
     assert_eq!(
         error(&|o| (o.global_batch, o.micro_batch) = (3, 2)),
         "the global batch of 3 samples is no multiple of the micro-batch of 2"

@@ -1,0 +1,7 @@
+//! The fuzzer's way into the target `records`.
+#![no_main]
+
+#[path = "../targets.rs"]
+mod targets;
+
+libfuzzer_sys::fuzz_target!(|data: &[u8]| targets::fuzz("records", data));
