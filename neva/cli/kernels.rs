@@ -8,6 +8,7 @@ use ::kernels::{CATALOGUE, DType, Device};
 use clap::{Args, Subcommand};
 use neva::{Error, Result};
 
+use super::bench::Dtype;
 use super::print;
 
 /// What `check` calls the suite of the wrappers, where it takes the name of an op.
@@ -38,6 +39,9 @@ pub struct CheckArguments {
     /// Let kernels add in any order, as trainer.deterministic=false does; that bits repeat is then not asked
     #[arg(long)]
     any_order: bool,
+    /// Only in this type
+    #[arg(long)]
+    dtype: Option<Dtype>,
 }
 
 pub fn run(command: &Command) -> Result<()> {
@@ -57,6 +61,10 @@ fn run_check(arguments: &CheckArguments) -> Result<()> {
     let device = neva::device::open(&arguments.device)?;
     device.set_deterministic(!arguments.any_order);
     let on_gpu = matches!(device.kind(), Kind::Gpu(_));
+    let dtypes = match arguments.dtype {
+        Some(only) => vec![only.into()],
+        None => vec![DType::F32, DType::Bf16],
+    };
     let mut failures = 0;
     if on_gpu && arguments.op.as_deref().is_none_or(|op| op == CONFORMANCE) {
         failures += check_wrappers(&device)?;
@@ -69,9 +77,9 @@ fn run_check(arguments: &CheckArguments) -> Result<()> {
         let mut cases = cases(entry, &device);
         cases.retain(|c| arguments.case.as_deref().is_none_or(|text| c.name.contains(text)));
         let (mut ran, mut worst, mut bits, mut messages) = (0, 0.0f64, 0u64, vec![]);
-        for dtype in [DType::F32, DType::Bf16] {
+        for dtype in &dtypes {
             for case in &cases {
-                match check(case, &device, dtype) {
+                match check(case, &device, *dtype) {
                     Outcome::Agrees(report) => {
                         ran += 1;
                         worst = worst.max(report.worst);
@@ -82,7 +90,7 @@ fn run_check(arguments: &CheckArguments) -> Result<()> {
                 }
             }
         }
-        let known = 2 * cases.len();
+        let known = dtypes.len() * cases.len();
         let state = if ran == known && ran > 0 { "ok  " } else { "FAIL" };
         print(&format!(
             "{state} {}: {ran} / {known} cases, worst {worst:.2} of the allowed error, bits {bits:016x}\n",

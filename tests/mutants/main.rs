@@ -1,194 +1,210 @@
-//! The test of the tests: a kernel with one barrier, wait, fence or guard less, or with one comparison moved by one, has
-//! to be noticed by `neva kernels check` on the simulated GPU.
+//! The test of the tests: a kernel with one barrier, wait, fence, guard or bound less, or with one comparison moved by
+//! one, has to be noticed by `neva kernels check` on the simulated GPU, or by a test of what the catalogue cannot hold.
 //!
-//! Every commit tries a few. The whole campaign, some hundred mutants, is
+//! Every commit tries a few. All of them, some hundred, are
 //!
 //! ```text
-//! NEVA_MUTANTS=REPORT cargo test --release --test mutants -- --ignored --nocapture
+//! NEVA_MUTANTS=REPORT cargo test --release --test mutants --test gpu_ops --test gpu_attention --test gpu_pointwise -- --ignored --nocapture
 //! ```
 //!
-//! and less of it with NEVA_MUTANTS_SHARD=0/2, NEVA_MUTANTS_FILE=rope.cu or NEVA_MUTANTS_CHANGE=dropped.
+//! and less of them NEVA_MUTANTS_SHARD=0/2, NEVA_MUTANTS_FILE=rope.cu,reduce.cuh or NEVA_MUTANTS_CHANGE=dropped.
 //!
-//! It writes a line per mutant to REPORT and goes on where a run before it stopped. Mutants are compiled by the
-//! simulator's compiler straight from the changed file: nothing of ours is built again.
+//! It writes a line per mutant to REPORT and goes on where a run before it stopped; mutants of a file that has changed since
+//! are tried again. Mutants are compiled by the simulator's compiler straight from the changed file: nothing of ours is
+//! built again. At its end is a table, and a survivor that `equivalent.txt` does not explain is a failure.
 #![allow(clippy::unwrap_used)]
 
+mod judge;
 mod rules;
 #[path = "../simulated/mod.rs"]
 mod simulated;
 
-use kernels::CATALOGUE;
-use rules::{Mutant, mutants};
+use judge::{Fate, Judge, files, source};
+use rules::mutants;
 use simulated::simulator;
 use std::collections::BTreeMap;
+use std::fmt;
+use std::hash::{DefaultHasher, Hash, Hasher};
 use std::io::Write;
-use std::path::{Path, PathBuf};
-use std::process::{Child, Command, Stdio};
-use std::time::{Duration, Instant};
-use std::{env, fs, thread};
+use std::path::Path;
+use std::time::Instant;
+use std::{env, fs};
 
-/// What each mutant is run under until one notices.
-const MODES: [&str; 2] = ["schedule=random:1,late", "schedule=highest,early,check=race+bounds"];
-
-/// A run that takes longer hangs.
-const PATIENCE: Duration = Duration::from_secs(180);
-
-/// What became of a mutant.
-#[derive(Debug, PartialEq)]
-enum Fate {
-    /// It does not compile.
-    Invalid,
-    /// Noticed under this mode.
-    Killed(&'static str),
-    /// Noticed by nothing.
-    Survived,
-}
-
-/// Every file of the catalogue's programs, headers too, with the ops whose checks run it. `ptx.cuh` is left out: the
-/// simulator has its own.
-fn files() -> Vec<(String, Vec<&'static str>)> {
-    let mut ops: BTreeMap<String, Vec<&str>> = BTreeMap::new();
-    for entry in CATALOGUE {
-        let mut left: Vec<String> = entry.programs.iter().map(|s| s.file.to_string()).collect();
-        while let Some(file) = left.pop() {
-            let users = ops.entry(file.clone()).or_default();
-            if users.contains(&entry.name) {
-                continue;
-            }
-            users.push(entry.name);
-            let text = source(&file);
-            let headers = text.lines().filter_map(|l| l.strip_prefix("#include \"")?.strip_suffix('"'));
-            left.extend(headers.filter(|h| *h != "ptx.cuh").map(|h| format!("cuda/{h}")));
-        }
-    }
-    ops.into_iter().collect()
-}
-
-fn source(file: &str) -> String {
-    fs::read_to_string(Path::new(env!("CARGO_MANIFEST_DIR")).join("kernels").join(file)).unwrap()
-}
-
-/// Runs the checks of `ops` with the changed file in place of the embedded one.
-fn fate(mutant: &Mutant, file: &str, ops: &[&str], directory: &Path) -> Fate {
-    let place = directory.join(file);
-    fs::create_dir_all(place.parent().unwrap()).unwrap();
-    fs::write(&place, &mutant.text).unwrap();
-    for mode in MODES {
-        for op in ops {
-            let mut command = Command::new(env!("CARGO_BIN_EXE_neva"));
-            command.args(["kernels", "check", op, "--device", "cuda"]);
-            command.envs(simulator().unwrap().environment());
-            // A cache of its own: nobody compiles a mutant again.
-            command.env("NEVA_CACHE_DIR", directory.join("cache")).env("NEVA_KERNEL_DIR", directory);
-            command.env("NEVA_SIM", mode);
-            let output = directory.join("output");
-            command.stdout(fs::File::create(&output).unwrap()).stderr(Stdio::null());
-            match finish(command.spawn().unwrap()) {
-                Some(true) => {}
-                _ if fs::read_to_string(&output).unwrap().contains("does not compile") => {
-                    return Fate::Invalid;
-                }
-                _ => return Fate::Killed(mode),
-            }
-        }
-    }
-    Fate::Survived
-}
-
-/// Whether it ended well; None if it had to be ended.
-fn finish(mut child: Child) -> Option<bool> {
-    let start = Instant::now();
-    while start.elapsed() < PATIENCE {
-        if let Some(status) = child.try_wait().unwrap() {
-            return Some(status.success());
-        }
-        thread::sleep(Duration::from_millis(20));
-    }
-    child.kill().unwrap();
-    child.wait().unwrap();
-    None
-}
-
-fn scratch(name: &str) -> PathBuf {
-    let directory = Path::new(env!("CARGO_TARGET_TMPDIR")).join(name);
-    let _ = fs::remove_dir_all(&directory);
-    fs::create_dir_all(&directory).unwrap();
-    directory
-}
-
-/// Of each of these files, the dropped call of this number among all in it.
-const SAMPLE: [(&str, usize); 10] = [
-    ("attention/attention_bwd.cu", 1),
-    ("attention/attention_bwd.cu", 2),
-    ("attention/attention_f32.cu", 0),
-    ("attention/attention_f32.cu", 3),
-    ("attention/cached_attention.cu", 0),
-    ("attention/cached_attention_tiles.cu", 0),
-    ("column_sum/column_sum.cu", 1),
-    ("cross_entropy/cross_entropy.cu", 0),
-    ("cuda/flash.cuh", 1),
-    ("embedding/embedding.cu", 0),
+/// Of each of these files, the mutant whose changed line is this.
+const SAMPLE: [(&str, &str); 10] = [
+    ("attention/attention_rows.cu", "always true: const bool exists = true;"),
+    ("column_sum/column_sum.cu", "always true: if (v < vectors) {"),
+    ("cross_entropy/cross_entropy.cu", "dropped: (void)0;"),
+    ("cuda/copy_rows.cuh", ""),
+    ("cuda/reduce.cuh", ""),
+    ("embedding/embedding.cu", ""),
+    ("embedding/embedding.cu", ""),
+    ("kv_cache/kv_cache.cu", ""),
+    ("patchify/patchify.cu", ""),
+    ("rope/rope.cu", ""),
 ];
 
 #[test]
-fn a_sample_of_dropped_barriers_and_waits_is_noticed() {
+fn a_sample_of_mutants_is_noticed() {
     if simulator().is_none() {
         return;
     }
-    let files = files();
-    let directory = scratch("mutants-sample");
-    for (name, number) in SAMPLE {
-        let (file, ops) = files.iter().find(|(file, _)| file == name).unwrap();
-        let dropped = mutants(&source(file))
-            .into_iter()
-            .filter(|m| m.change.starts_with("dropped"))
-            .nth(number)
-            .unwrap();
-        let fate = fate(&dropped, file, ops, &directory);
-        println!("{fate:?} {file}:{} {}", dropped.line, dropped.change);
-        assert!(matches!(fate, Fate::Killed(_)), "{file}:{} {}: {fate:?}", dropped.line, dropped.change);
-        let _ = fs::remove_dir_all(&directory);
+    let mut judge = Judge::new("mutants-sample");
+    for (file, change) in SAMPLE {
+        let mutant = mutants(&source(file)).into_iter().find(|m| m.change == change);
+        let mutant = mutant.unwrap_or_else(|| panic!("{file} has no mutant {change}"));
+        let fate = judge.fate(&mutant, file, false);
+        println!("{file}:{} {change}: {fate:?}", mutant.line);
+        assert!(matches!(fate, Fate::Killed(_)), "{file}:{} {change}: {fate:?}", mutant.line);
+    }
+}
+
+/// Mutants that compute the same, as `equivalent.txt` lists them: file and change, and why.
+fn equivalents() -> BTreeMap<String, String> {
+    let mut reasons = BTreeMap::new();
+    let mut keys: Vec<&str> = vec![];
+    for line in include_str!("equivalent.txt").lines().filter(|l| !l.is_empty() && !l.starts_with('#')) {
+        match line.strip_prefix("    ") {
+            Some(reason) => keys.drain(..).for_each(|key| {
+                reasons.insert(key.to_string(), reason.to_string());
+            }),
+            None => keys.push(line),
+        }
+    }
+    assert!(keys.is_empty(), "without a reason: {keys:?}");
+    reasons
+}
+
+#[test]
+fn each_mutant_that_is_called_equivalent_exists() {
+    let keys: Vec<String> = files()
+        .keys()
+        .flat_map(|file| mutants(&source(file)).into_iter().map(move |m| format!("{file} {}", m.change)))
+        .collect();
+    for key in equivalents().keys() {
+        assert!(keys.contains(key), "equivalent.txt: no mutant is {key}");
+    }
+}
+
+/// A line of the report.
+struct Line {
+    fate: String,
+    seconds: f64,
+    /// The file, and a hash of its text.
+    file: String,
+    hash: String,
+    mutant: String,
+    by: String,
+}
+
+impl Line {
+    fn parse(line: &str) -> Self {
+        let mut parts = line.split('\t').map(str::to_string);
+        let mut next = || parts.next().expect("a line of the report has six parts");
+        Line {
+            fate: next(),
+            seconds: next().parse().unwrap(),
+            file: next(),
+            hash: next(),
+            mutant: next(),
+            by: next(),
+        }
+    }
+}
+
+impl fmt::Display for Line {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Line { fate, seconds, file, hash, mutant, by } = self;
+        write!(f, "{fate}\t{seconds:.1}\t{file}\t{hash}\t{mutant}\t{by}")
     }
 }
 
 #[test]
-#[ignore = "takes most of an hour; see the top of this file"]
+#[ignore = "takes half an hour; see the top of this file"]
 fn every_mutant_is_noticed() {
     let report = env::var("NEVA_MUTANTS").expect("NEVA_MUTANTS names the report to write or to go on with");
     let shard = env::var("NEVA_MUTANTS_SHARD").unwrap_or("0/1".into());
     let (number, shards) = shard.split_once('/').expect("NEVA_MUTANTS_SHARD is NUMBER/SHARDS");
     let (number, shards): (usize, usize) = (number.parse().unwrap(), shards.parse().unwrap());
-    let only = env::var("NEVA_MUTANTS_FILE").ok();
+    let only = env::var("NEVA_MUTANTS_FILE").unwrap_or_default();
     let kind = env::var("NEVA_MUTANTS_CHANGE").unwrap_or_default();
-    let before = fs::read_to_string(&report).unwrap_or_default();
-    let mut out = fs::File::options().create(true).append(true).open(&report).unwrap();
-    let directory = scratch(&format!("mutants-{number}"));
+    let equivalents = equivalents();
+    assert!(simulator().is_some(), "needs a C++ compiler");
+    let mut judge = Judge::new(&format!("mutants-{number}"));
     let mut index = 0;
-    for (file, ops) in files() {
-        if only.as_ref().is_some_and(|only| !file.ends_with(only.as_str())) {
-            continue;
-        }
-        let unchanged = Mutant { line: 0, change: "nothing".into(), text: source(&file) };
-        assert_eq!(fate(&unchanged, &file, &ops, &directory), Fate::Survived, "{file} as it is");
-        for mutant in mutants(&source(&file)) {
-            if !mutant.change.starts_with(&kind) {
+    let mut lines = vec![];
+    for file in files().into_keys().filter(|file| only.split(',').any(|only| file.ends_with(only))) {
+        let text = source(&file);
+        let mut hasher = DefaultHasher::new();
+        text.hash(&mut hasher);
+        let hash = format!("{:016x}", hasher.finish());
+        for mutant in mutants(&text).into_iter().filter(|m| m.change.starts_with(&kind)) {
+            index += 1;
+            if index % shards != number {
                 continue;
             }
-            index += 1;
-            let key = format!("{file}:{} {}", mutant.line, mutant.change);
-            if index % shards != number || before.contains(&key) {
+            let name = format!("{}: {}", mutant.line, mutant.change);
+            let listed = equivalents.get(&format!("{file} {}", mutant.change));
+            let known =
+                fs::read_to_string(&report).unwrap_or_default().lines().map(Line::parse).find(|line| {
+                    let same = line.file == file && line.hash == hash && line.mutant == name;
+                    // Of survivors, what is said of them may have changed.
+                    same && (line.fate != "survived" && line.fate != "equivalent"
+                        || line.fate == "equivalent" && listed.is_some())
+                });
+            if let Some(line) = known {
+                lines.push(line);
                 continue;
             }
             let start = Instant::now();
-            let fate = fate(&mutant, &file, &ops, &directory);
-            let _ = fs::remove_dir_all(directory.join("cache"));
-            let line = format!("{fate:?} {:.1}s {key}", start.elapsed().as_secs_f64());
+            let (fate, by) = match (judge.fate(&mutant, &file, true), listed) {
+                (Fate::Invalid, _) => ("invalid", String::new()),
+                (Fate::Killed(by), None) => ("killed", by),
+                (Fate::Killed(by), Some(_)) => ("called equivalent, but killed", by),
+                (Fate::Survived, None) => ("survived", String::new()),
+                (Fate::Survived, Some(why)) => ("equivalent", why.clone()),
+            };
+            let seconds = start.elapsed().as_secs_f64();
+            let line =
+                Line { fate: fate.into(), seconds, file: file.clone(), hash: hash.clone(), mutant: name, by };
             println!("{line}");
+            let mut out = fs::File::options().create(true).append(true).open(Path::new(&report)).unwrap();
             writeln!(out, "{line}").unwrap();
+            lines.push(line);
         }
-        let _ = fs::remove_dir_all(&directory);
     }
-    let after = fs::read_to_string(&report).unwrap();
-    let survivors: Vec<&str> = after.lines().filter(|line| line.starts_with("Survived")).collect();
-    println!("{} mutants, {} survived\n{}", after.lines().count(), survivors.len(), survivors.join("\n"));
+    println!("{}", table(&lines));
+    let left: Vec<String> = lines
+        .iter()
+        .filter(|l| !matches!(&l.fate[..], "killed" | "equivalent" | "invalid"))
+        .map(Line::to_string)
+        .collect();
+    assert!(left.is_empty(), "{} left:\n{}", left.len(), left.join("\n"));
+}
+
+/// Per file, how many mutants there are and what became of them, as Markdown.
+fn table(lines: &[Line]) -> String {
+    let mut per_file: BTreeMap<&str, [usize; 6]> = BTreeMap::new();
+    let mut seconds = 0.0;
+    for line in lines {
+        let column = match (&line.fate[..], &line.by[..]) {
+            ("killed", by) if by.starts_with("tests/") => 3,
+            ("killed", by) if by.contains("check=") => 2,
+            ("killed", _) => 1,
+            ("equivalent", _) => 4,
+            ("invalid", _) => continue,
+            _ => 5,
+        };
+        seconds += line.seconds;
+        for row in [&line.file[..], "all"] {
+            let counts = per_file.entry(row).or_default();
+            counts[0] += 1;
+            counts[column] += 1;
+        }
+    }
+    let mut text = "| file | mutants | killed by a result | by the checker | by other tests | equivalent | survived |\n|---|---|---|---|---|---|---|\n".to_string();
+    for (file, counts) in per_file {
+        text += &format!("| {file} | {} |\n", counts.map(|n| n.to_string()).join(" | "));
+    }
+    format!("{text}\n{seconds:.0} seconds of one process")
 }
