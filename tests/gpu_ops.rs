@@ -64,7 +64,8 @@ fn an_id_outside_the_table_gives_a_row_of_nan_and_touches_nothing() {
         let gpu = Device::gpu_poisoned(0).unwrap();
         for (dtype, width) in [(DType::F32, 8), (DType::Bf16, 8), (DType::F32, 3), (DType::Bf16, 5)] {
             let table = numbers(1, 5 * width).iter().map(|v| (v * 64.0).floor()).collect::<Vec<_>>();
-            let ids = [4, 5, 0, u32::MAX, 4];
+            // The first id that is none is there often enough for the kernel of long buckets.
+            let ids = [&[4, 5, 0, u32::MAX, 4][..], &[5; 70]].concat();
             let ins = vec![floats(&gpu, dtype, &[5, width], &table), u32s(&gpu, &ids)];
             let (y, grads) = run_op(&Embedding, ins, 1);
             for (row, &id) in rows(&y, width).iter().zip(&ids) {
@@ -168,6 +169,25 @@ fn tensors_that_are_not_aligned_take_the_scalar_path() {
             let [gpu, cpu] = devices.each_ref().map(|device| squares(device, dtype));
             assert!((gpu - cpu).abs() <= 1e-6 * cpu, "{gpu} and {cpu}");
         }
+    });
+}
+
+/// Clipping begins above the clip. It is so small here that the 1e-6 beside the norm would halve the gradient.
+#[test]
+fn a_norm_of_exactly_the_clip_is_not_clipped() {
+    simulated(&[&[]], || {
+        let gpu = Device::gpu_poisoned(0).unwrap();
+        let step = |clip: f64| -> Vec<Vec<f64>> {
+            let op = Step { beta1: 0.9, beta2: 0.95, eps: 1e-8, weight_decay: 0.1, clip, narrow: false };
+            let mut ins = vec![
+                floats(&gpu, DType::F32, &[3], &op.hyper(1e-2, 3)),
+                floats(&gpu, DType::F32, &[1], &[2f64.powi(-40)]),
+            ];
+            ins.extend((0..4).map(|seed| floats(&gpu, DType::F32, &[9], &numbers(seed, 9))));
+            run::update(&op, ins).unwrap().iter().map(|out| out.to_f64().unwrap()).collect()
+        };
+        assert_eq!(step(2f64.powi(-20)), step(0.0));
+        assert_ne!(step(2f64.powi(-21)), step(0.0));
     });
 }
 

@@ -43,6 +43,8 @@ pub struct Case {
     pub ins: Vec<Input>,
     /// Checked or timed.
     pub kind: CaseKind,
+    /// Whether the checks run it on views one element off a 16-byte boundary.
+    pub off_boundary: bool,
 }
 
 /// What a case is for.
@@ -96,17 +98,26 @@ pub enum Fill {
 impl Case {
     /// A case for the checks.
     pub fn check(name: impl Into<String>, op: impl Op + 'static, ins: impl Into<Vec<Input>>) -> Self {
-        Case { name: name.into(), op: Box::new(op), ins: ins.into(), kind: CaseKind::Check }
+        Case::new(name.into(), op, ins.into(), CaseKind::Check)
     }
 
     /// A case for the checks that need no finite differences.
     pub fn parity(name: impl Into<String>, op: impl Op + 'static, ins: impl Into<Vec<Input>>) -> Self {
-        Case { name: name.into(), op: Box::new(op), ins: ins.into(), kind: CaseKind::Parity }
+        Case::new(name.into(), op, ins.into(), CaseKind::Parity)
     }
 
     /// A case for the benches.
     pub fn bench(name: impl Into<String>, op: impl Op + 'static, ins: impl Into<Vec<Input>>) -> Self {
-        Case { name: name.into(), op: Box::new(op), ins: ins.into(), kind: CaseKind::Bench }
+        Case::new(name.into(), op, ins.into(), CaseKind::Bench)
+    }
+
+    fn new(name: String, op: impl Op + 'static, ins: Vec<Input>, kind: CaseKind) -> Self {
+        Case { name, op: Box::new(op), ins, kind, off_boundary: false }
+    }
+
+    /// The same, its inputs and output gradients one element off a 16-byte boundary: kernels then move values one by one.
+    pub fn off_boundary(self) -> Self {
+        Case { off_boundary: true, ..self }
     }
 
     /// The inputs as f64 values (integers too), the same for every type the case is run in. Values of type `T`

@@ -128,7 +128,8 @@ fn run_with(
     sinks: &[Option<Sink>],
     numbers: &Numbers,
 ) -> Result<Values> {
-    run_placed(case, device, dtype, sinks, numbers, Ok)
+    let place = if case.off_boundary { off_boundary } else { Ok };
+    run_placed(case, device, dtype, sinks, numbers, place)
 }
 
 /// `place` may put an input or an output gradient elsewhere.

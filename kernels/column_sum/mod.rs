@@ -91,6 +91,8 @@ pub const ENTRY: Entry = Entry {
             case("no row", 0, 4),
             Case::parity("whole vectors, several chunks", ColumnSum, [Input::normal([1300, 72])]),
             Case::parity("1000x301", ColumnSum, [Input::normal([1000, 301])]),
+            // The grid counts in vectors, of which there are four times as many here: a block has several tiles.
+            Case::parity("off a boundary", ColumnSum, [Input::normal([40, 392])]).off_boundary(),
             Case::bench("2048x4096", ColumnSum, [Input::normal([2048, 4096])]),
         ]
     },

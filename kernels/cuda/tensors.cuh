@@ -33,5 +33,5 @@ struct Range {
 
 DEV Range range_of(const Extent& extent, u32 chunk) {
   const u64 first = (chunk - extent.first_chunk) * CHUNK, left = extent.elements - first;
-  return {first, left < CHUNK ? (u32)left : CHUNK};
+  return {first, (u32)min(left, (u64)CHUNK)};
 }

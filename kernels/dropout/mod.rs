@@ -22,6 +22,7 @@ mod gpu;
 use crate::check::{Case, Entry, Input};
 use crate::device::Kind;
 use crate::op::{Backward, Cost, Forward, Made, Needs, Op, Run, Shapes, Slot, check, float, take};
+use crate::random::{DROPOUT, philox, words};
 use crate::{Buffer, DType, Error, Result, Spec, on_cpu};
 
 /// See the module.
@@ -104,7 +105,11 @@ pub const ENTRY: Entry = Entry {
             let keys = Input::u32([rows], (0..rows as u32).map(|t| t * t));
             Case::check(name, Dropout { p, seed: 7 }, [Input::normal([rows, width]), keys])
         };
+        // The word of the first element is the threshold, and not below it: the element is kept.
+        let word = philox([0, 5, 0, DROPOUT], words(7))[0];
+        let exact = Dropout { p: f64::from(word) * 2f64.powi(-32), seed: 7 };
         vec![
+            Case::check("a word equal to p", exact, [Input::normal([1, 9]), Input::u32([1], [5])]),
             case("one row", 0.5, 1, 9),
             case("beyond 64 columns", 0.1, 3, 67),
             case("p = 0", 0.0, 2, 5),

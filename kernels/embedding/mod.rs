@@ -139,6 +139,21 @@ pub const ENTRY: Entry = Entry {
                     Input::u32([150], (0..150).map(|t| if t % 3 == 0 { t / 3 % 19 } else { 11 })),
                 ],
             ),
+            Case::check(
+                "32 of the last id",
+                Embedding,
+                [Input::normal([5, 12]), Input::u32([40], (0..40).map(|t| if t < 8 { t % 4 } else { 4 }))],
+            ),
+            // The grid counts in vectors, of which there are more here: a block has several chunks of columns.
+            Case::parity(
+                "off a boundary, one id often",
+                Embedding,
+                [
+                    Input::normal([19, 320]),
+                    Input::u32([70], (0..70).map(|t| if t % 3 == 0 { t % 19 } else { 11 })),
+                ],
+            )
+            .off_boundary(),
             Case::bench(
                 "2048 of 32000x4096",
                 Embedding,

@@ -59,8 +59,8 @@ pub struct Judge {
     reaches: BTreeMap<(String, Unit), bool>,
     /// Modes and units that pass with unchanged kernels.
     passes: BTreeSet<(&'static str, Unit)>,
-    /// Whether the tests in other files are known to pass with unchanged kernels.
-    tests_pass: bool,
+    /// The tests in other files that pass with unchanged kernels.
+    tests_pass: BTreeSet<&'static str>,
 }
 
 /// Every file of the catalogue's programs, headers too, with the ops whose programs hold it. `ptx.cuh` is left out: the
@@ -94,7 +94,7 @@ impl Judge {
         let directory = Path::new(env!("CARGO_TARGET_TMPDIR")).join(name);
         let _ = fs::remove_dir_all(&directory);
         fs::create_dir_all(directory.join("cache/kernels")).unwrap();
-        Judge { directory, reaches: BTreeMap::new(), passes: BTreeSet::new(), tests_pass: false }
+        Judge { directory, reaches: BTreeMap::new(), passes: BTreeSet::new(), tests_pass: BTreeSet::new() }
     }
 
     /// What becomes of a mutant of `file`. The last resort, tests in other files, is left out unless `thoroughly`.
@@ -123,11 +123,15 @@ impl Judge {
         if !thoroughly {
             return Fate::Survived;
         }
-        if !self.tests_pass {
-            assert_eq!(self.tests(None), None, "fails with unchanged kernels");
-            self.tests_pass = true;
+        for test in tests_of(file) {
+            if self.tests_pass.insert(test) {
+                assert!(self.passes_test(test, None), "{test} with unchanged kernels");
+            }
+            if !self.passes_test(test, Some((file, &mutant.text))) {
+                return Fate::Killed(format!("tests/{test}.rs"));
+            }
         }
-        self.tests(Some((file, &mutant.text))).map_or(Fate::Survived, Fate::Killed)
+        Fate::Survived
     }
 
     /// Whether a unit runs code of this file: it fails when that does not compile.
@@ -189,25 +193,38 @@ impl Judge {
         entries.map(|entry| entry.unwrap().path()).collect()
     }
 
-    /// The tests in other files; which of them fails.
-    fn tests(&self, changed: Option<(&str, &str)>) -> Option<String> {
-        let fails = |name: &&str| {
-            let mut command = Command::new(test_program(name));
-            // Their kernels go to the cache of the simulator, named after their text.
-            self.replace(&mut command, changed);
-            !command.output().unwrap().status.success()
-        };
-        TESTS.into_iter().find(fails).map(|name| format!("tests/{name}.rs"))
+    /// Whether the tests of this file pass, perhaps with one file of kernels replaced.
+    fn passes_test(&self, test: &str, changed: Option<(&str, &str)>) -> bool {
+        let mut command = Command::new(test_program(test));
+        // Kernels go to the cache of the simulator, named after their text.
+        self.replace(&mut command, changed);
+        command.output().unwrap().status.success()
     }
 }
 
-/// The cases that are to notice: of the op in whose folder the file lies, else of all that use it. Ops of few programs come
-/// first, and of each the smallest cases.
+/// The ops whose cases are to notice what is wrong with a file: the one in whose folder it lies, else all that use it.
+fn ops(file: &str) -> Vec<&'static str> {
+    let ops = files().remove(file).unwrap();
+    let own = ops.iter().find(|op| file.starts_with(&format!("{op}/"))).copied();
+    own.map_or(ops, |own| vec![own])
+}
+
+/// The tests in other files that name one of these ops, or the folder of the file.
+fn tests_of(file: &str) -> Vec<&'static str> {
+    let mut names = ops(file);
+    names.extend(file.split('/').next());
+    let text = |test| fs::read_to_string(format!("{}/tests/{test}.rs", env!("CARGO_MANIFEST_DIR"))).unwrap();
+    let named = |text: String| {
+        let used =
+            |op: &&str| text.contains(&format!("kernels::{op}::")) || text.contains(&format!("\"{op}\""));
+        names.iter().any(used)
+    };
+    TESTS.into_iter().filter(|test| named(text(test))).collect()
+}
+
+/// The cases that are to notice. Ops of few programs come first, and of each the smallest cases.
 fn units(file: &str) -> Vec<Unit> {
-    let mut ops = files().remove(file).unwrap();
-    if let Some(own) = ops.iter().find(|op| file.starts_with(&format!("{op}/"))) {
-        ops = vec![*own];
-    }
+    let ops = ops(file);
     let mut units = vec![];
     for entry in CATALOGUE.iter().filter(|entry| ops.contains(&entry.name)) {
         for case in cases_on_gpu(entry) {

@@ -32,16 +32,22 @@ use std::{env, fs};
 
 /// Of each of these files, the mutant whose changed line is this.
 const SAMPLE: [(&str, &str); 10] = [
-    ("attention/attention_rows.cu", "always true: const bool exists = true;"),
-    ("column_sum/column_sum.cu", "always true: if (v < vectors) {"),
+    (
+        "column_sum/column_sum.cu",
+        "dropped: if (tile != blockIdx.x) (void)0;  // the sums of the tile before have been read",
+    ),
+    ("column_sum/column_sum.cu", "always true: if (true) {"),
     ("cross_entropy/cross_entropy.cu", "dropped: (void)0;"),
-    ("cuda/copy_rows.cuh", ""),
-    ("cuda/reduce.cuh", ""),
-    ("embedding/embedding.cu", ""),
-    ("embedding/embedding.cu", ""),
-    ("kv_cache/kv_cache.cu", ""),
-    ("patchify/patchify.cu", ""),
-    ("rope/rope.cu", ""),
+    ("cuda/copy_rows.cuh", "always true: if (true) to[first + k * blockDim.x] = held[k];"),
+    ("cuda/reduce.cuh", "moved by one: return warp_sum(lane <= blockDim.x / 32 ? sums[lane] : F(0));"),
+    ("embedding/embedding.cu", "dropped: (void)0;"),
+    ("embedding/embedding.cu", "moved by one: place += key <= id || (key == id && s < t);"),
+    ("kv_cache/kv_cache.cu", "moved by one: for (i64 t = blockIdx.x; t <= count; t += gridDim.x) {"),
+    (
+        "patchify/patchify.cu",
+        "always true: to[v] = true && j < l.across ? ((const V*)(first + j * row))[v % run] : zero;",
+    ),
+    ("rope/rope.cu", "always false: if (false) return;"),
 ];
 
 #[test]
