@@ -112,12 +112,12 @@ DEV void many(const T* dy, const u32* order, const u32* sorted, S* table, u32 to
 #pragma unroll
       for (int k = 0; k < FLIGHT; k++) {
         const u32 at = i + k * WARPS;
-        hit[k] = v < width / N && at < tokens && sorted[at] == id;
-        if (hit[k]) held[k] = ((const V*)(dy + (u64)order[at] * width))[v];
+        hit[k] = at < tokens && sorted[at] == id;
+        if (hit[k] && v < width / N) held[k] = ((const V*)(dy + (u64)order[at] * width))[v];
       }
 #pragma unroll
       for (int k = 0; k < FLIGHT; k++)
-        if (hit[k]) add_to(sum, held[k]);
+        if (hit[k] && v < width / N) add_to(sum, held[k]);
       more = hit[FLIGHT - 1];
     }
     __syncthreads();  // the sums of the chunk before have been read

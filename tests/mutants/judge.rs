@@ -213,7 +213,8 @@ fn ops(file: &str) -> Vec<&'static str> {
 fn tests_of(file: &str) -> Vec<&'static str> {
     let mut names = ops(file);
     names.extend(file.split('/').next());
-    let text = |test| fs::read_to_string(format!("{}/tests/{test}.rs", env!("CARGO_MANIFEST_DIR"))).unwrap();
+    let text =
+        |test: &str| fs::read_to_string(format!("{}/tests/{test}.rs", env!("CARGO_MANIFEST_DIR"))).unwrap();
     let named = |text: String| {
         let used =
             |op: &&str| text.contains(&format!("kernels::{op}::")) || text.contains(&format!("\"{op}\""));

@@ -32,22 +32,28 @@ use std::{env, fs};
 
 /// Of each of these files, the mutant whose changed line is this.
 const SAMPLE: [(&str, &str); 10] = [
+    ("adamw/adamw.cu", "always false: if (!(false)) return;"),
+    ("attention/attention_f32.cu", "moved by one: for (u32 column = 0; column <= width; column += 4) {"),
     (
         "column_sum/column_sum.cu",
         "dropped: if (tile != blockIdx.x) (void)0;  // the sums of the tile before have been read",
     ),
-    ("column_sum/column_sum.cu", "always true: if (true) {"),
-    ("cross_entropy/cross_entropy.cu", "dropped: (void)0;"),
-    ("cuda/copy_rows.cuh", "always true: if (true) to[first + k * blockDim.x] = held[k];"),
-    ("cuda/reduce.cuh", "moved by one: return warp_sum(lane <= blockDim.x / 32 ? sums[lane] : F(0));"),
-    ("embedding/embedding.cu", "dropped: (void)0;"),
-    ("embedding/embedding.cu", "moved by one: place += key <= id || (key == id && s < t);"),
-    ("kv_cache/kv_cache.cu", "moved by one: for (i64 t = blockIdx.x; t <= count; t += gridDim.x) {"),
+    ("column_sum/column_sum.cu", "dropped: (void)0;"),
     (
-        "patchify/patchify.cu",
-        "always true: to[v] = true && j < l.across ? ((const V*)(first + j * row))[v % run] : zero;",
+        "column_sum/column_sum.cu",
+        "first one alone: const i64 first = (i64)blockIdx.y * chunk, end = (first + chunk);",
     ),
-    ("rope/rope.cu", "always false: if (false) return;"),
+    ("column_sum/column_sum.cu", "moved by one: if (threadIdx.x <= 32 * N && column < width) {"),
+    (
+        "column_sum/column_sum.cu",
+        "moved by one: for (i64 row = blockIdx.y; row <= rows; row += gridDim.y) ((V*)dx)[row * vectors + v] = out;",
+    ),
+    ("cross_entropy/cross_entropy.cu", "dropped: (void)0;"),
+    ("cross_entropy/cross_entropy.cu", "always true: if (true) dxs[v] = gradient(g, kept[k], v);"),
+    (
+        "cross_entropy/cross_entropy.cu",
+        "moved by one: if (lane <= blockDim.x / 32) other.largest = largest[lane], other.sum = sums[lane];",
+    ),
 ];
 
 #[test]

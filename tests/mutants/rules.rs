@@ -23,7 +23,7 @@ pub struct Mutant {
 }
 
 /// Calls that order threads or copies. Dropped, what they order is a matter of luck.
-const ORDERING: [&str; 14] = [
+const ORDERING: [&str; 16] = [
     "__syncthreads",
     "__syncwarp",
     "__threadfence",
@@ -38,6 +38,8 @@ const ORDERING: [&str; 14] = [
     "wgmma_wait<",
     "wgmma_commit",
     "wgmma_fence",
+    "wait_acquire",
+    "store_release",
 ];
 
 /// Comparisons, and the same ones moved by one.
