@@ -158,7 +158,7 @@ pub fn forward(
 pub fn backward(op: &Attention, gpu: &Gpu, io: &mut Backward) -> Result<()> {
     let mut dqkv = io.alloc(io.saved(0).spec())?;
     let (qkv, sequences, out, lse) = (io.saved(0), io.saved(1), io.saved(2), io.saved(3));
-    let (run, unit): (fn(&Gpu, &Kept, &mut Buffer) -> Result<()>, f64) = match qkv.dtype() {
+    let (run, unit): (Run, f64) = match qkv.dtype() {
         DType::Bf16 => (backward_bf16, LOG2_E),
         DType::F32 => (backward_f32, 1.0),
         got => return Err(Error::DType { op: NAME, expected: "f32 or bf16 on a GPU", got }),
@@ -171,6 +171,9 @@ pub fn backward(op: &Attention, gpu: &Gpu, io: &mut Backward) -> Result<()> {
     }
     io.give(0, dqkv)
 }
+
+/// A kind of backward: writes the gradient of qkv.
+type Run = fn(&Gpu, &Kept, &mut Buffer) -> Result<()>;
 
 /// What both kinds of backward read: what forward saw, the gradient of out, and a pair for each head and token.
 struct Kept<'a> {

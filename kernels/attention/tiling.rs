@@ -162,7 +162,8 @@ const _: () = {
         let t = &BACKWARD[i];
         let dq_queries = t.query_groups * t.query_tiles * 16 / t.dq_groups;
         let dq_columns = t.head_width * t.dq_groups / (t.key_groups * t.query_groups);
-        assert!(dq_queries % 16 == 0 && dq_columns % 16 == 0 && t.head_width / t.query_groups % 16 == 0);
+        let columns = t.head_width / t.query_groups;
+        assert!(dq_queries.is_multiple_of(16) && dq_columns.is_multiple_of(16) && columns.is_multiple_of(16));
         i += 1;
     }
 };

@@ -6,6 +6,7 @@
 use super::pack::{LANES, STEPS};
 use super::{Call, Tile};
 use std::arch::x86_64::*;
+use std::mem::transmute;
 
 /// Rows of a call.
 const ROWS: usize = 8;
@@ -68,7 +69,9 @@ unsafe fn kernel<const ROWS: usize, const VECTORS: usize>(call: &Call) {
                 for (sum, strip) in sums.iter_mut().zip(strip) {
                     // SAFETY: both types are 512 bits without meaning of their own.
                     *sum = unsafe {
-                        _mm512_dpbf16_ps(*sum, std::mem::transmute(value), std::mem::transmute(strip))
+                        let (value, strip) =
+                            (transmute::<__m512i, __m512bh>(value), transmute::<__m512i, __m512bh>(strip));
+                        _mm512_dpbf16_ps(*sum, value, strip)
                     };
                 }
             }

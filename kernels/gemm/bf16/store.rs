@@ -3,6 +3,7 @@
 use super::pack::LANES;
 use crate::dtype::{DType, Real, bf16};
 use std::arch::x86_64::*;
+use std::mem::transmute;
 
 /// A block of sums and where it goes.
 pub struct Block<C> {
@@ -96,7 +97,10 @@ impl Vector for ToBf16 {
     #[inline(always)]
     unsafe fn store<C>(c: *mut C, mask: __mmask16, value: __m512) {
         // SAFETY: the caller's promise; 256 bits of bf16 are 256 bits.
-        unsafe { _mm256_mask_storeu_epi16(c.cast(), mask, std::mem::transmute(_mm512_cvtneps_pbh(value))) }
+        unsafe {
+            let narrow = transmute::<__m256bh, __m256i>(_mm512_cvtneps_pbh(value));
+            _mm256_mask_storeu_epi16(c.cast(), mask, narrow)
+        }
     }
 }
 
