@@ -17,6 +17,13 @@ constexpr u32 WARP_QUERIES = 16 * QUERY_TILES;
 constexpr u32 QUERIES = THREADS / 32 * WARP_QUERIES;
 // Narrow queries stay in registers; wide ones are read from shared memory for each tile of keys.
 constexpr bool KEEP_QUERIES = HEAD_WIDTH <= 64;
+// Steps of the product of queries and keys side by side in the code. Queries in registers need all of them; from shared
+// memory, all take some registers more than a thread has on sm_120.
+#if __CUDA_ARCH__ >= 1200
+constexpr u32 SCORE_STEPS = KEEP_QUERIES ? HEAD_WIDTH / 16 : 2;
+#else
+constexpr u32 SCORE_STEPS = HEAD_WIDTH / 16;
+#endif
 
 // What a warp has of its queries.
 struct Attended {
@@ -58,7 +65,7 @@ DEV void copy_to_ring(bf16* ring, const Run& run, u32 i) {
 // s = q k^T for one tile of keys.
 DEV void score(float (&s)[QUERY_TILES][KEYS / 8][4], const Attended& a, bf16* queries, bf16* keys) {
   zero(s);
-#pragma unroll
+#pragma unroll SCORE_STEPS
   for (u32 k = 0; k < HEAD_WIDTH / 16; k++) {
     u32 q[QUERY_TILES][4];
 #pragma unroll
