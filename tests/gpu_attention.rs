@@ -147,3 +147,19 @@ fn cases_agree_when_sums_are_made_in_any_order() {
         checked(settings, &["--case", "several tiles", "--any-order"]);
     }
 }
+
+/// Then exp of minus the logarithm of their sum overflows, and only a key that is seen may be multiplied by it.
+#[test]
+fn scores_far_below_zero_leave_gradients_finite() {
+    simulated(&[&[]], || {
+        for dtype in DTYPES {
+            for causal in [false, true] {
+                // Queries of 10, keys of -2.5: scores of -600, scaled to -120. Values of 1.
+                let row: Vec<f64> = (0..WIDTH).map(|i| [10.0, 10.0, -2.5, 1.0][i / 24]).collect();
+                let (out, dqkv) = attend(&attention(causal, 70), dtype, &row.repeat(70), &[0, 70]);
+                assert!(out.iter().all(|v| (v - 1.0).abs() < 1e-2), "{dtype}, causal {causal}");
+                assert!(dqkv.iter().all(|v| v.is_finite()), "{dtype}, causal {causal}");
+            }
+        }
+    });
+}

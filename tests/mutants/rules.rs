@@ -98,7 +98,7 @@ pub fn mutants(text: &str) -> Vec<Mutant> {
                 add(start..close + 1, &format!("({})", &text[first.clone()]), "first one alone");
                 add(
                     start..close + 1,
-                    &format!("({})", &text[first.end + 1..close].trim()),
+                    &format!("({})", text[first.end + 1..close].trim()),
                     "second one alone",
                 );
             }
@@ -114,10 +114,8 @@ fn is_word(c: char) -> bool {
 
 /// Whether an expression is made of numbers and of names that by their capitals are constants of the program.
 fn is_constant(expression: &str) -> bool {
-    let words = expression.split(|c| !is_word(c)).filter(|word| !word.is_empty());
-    words
-        .into_iter()
-        .all(|word| word.starts_with(|c: char| c.is_ascii_digit()) || !word.contains(char::is_lowercase))
+    let mut words = expression.split(|c| !is_word(c)).filter(|word| !word.is_empty());
+    words.all(|word| word.starts_with(|c: char| c.is_ascii_digit()) || !word.contains(char::is_lowercase))
 }
 
 /// Whether an expression begins with a floating-point number.
