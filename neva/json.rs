@@ -154,7 +154,7 @@ mod tests {
             (b"\xff\xfe{\0}\0", "is UTF-16; expected JSON in UTF-8"),
             (b"{\n\"\xe9\": 1}", "is not UTF-8 text in line 2; expected JSON in UTF-8"),
             (b"{\"a\": ", "not JSON: EOF while parsing a value at line 1 column 6"),
-            (b"{\"a\": {\"b\": 1, \"b\": 1}}", "\"b\" is given twice at line 1 column 19"),
+            (b"{\"a\": {\"b\": 1, \"b\": 1}}", "\"b\" is given twice at line 1 column 18"),
             (b"1e999", "not JSON: number out of range at line 1 column 5"),
             (&[b'['; 10_000], "is nested more than 128 levels deep at line 1 column 128"),
         ];

@@ -51,7 +51,8 @@ fn the_suite_checks_every_wrapper() {
 }
 
 /// A kernel of each check with another reading of its instruction: file, what stands there, what is put in its place.
-const MISREADINGS: [(&str, &str, &str); 16] = [
+const MISREADINGS: [(&str, &str, &str); 19] = [
+    ("wrappers.cu", "fresh_thread_index()]", "(fresh_thread_index() ^ 1)]"),
     ("wrappers.cu", "bf16_bits(__uint_as_float(in[i]))", "in[i] >> 16"),
     (
         "wrappers.cu",
@@ -70,6 +71,16 @@ const MISREADINGS: [(&str, &str, &str); 16] = [
         "wrappers.cu",
         "named_barrier_sync(1, THREADS);\n      out[round * 64 + thread - 64] = slots[127 - thread];",
         "out[round * 64 + thread - 64] = slots[127 - thread];\n      named_barrier_sync(1, THREADS);",
+    ),
+    (
+        "wrappers.cu",
+        "wait_acquire(words + 1, number[0]);",
+        "if (number[0] == 1) wait_acquire(words + 1, 1), number[0] = 0;",
+    ),
+    (
+        "transfers.cu",
+        "reduce_add_4((float*)out + in[at] * 4, values);",
+        "reduce_add_4((float*)out + in[at] / 2 * 8, values);",
     ),
     (
         "transfers.cu",

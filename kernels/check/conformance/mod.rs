@@ -75,7 +75,8 @@ const fn of(
 }
 
 /// Every check, in the order of `ptx.cuh`.
-pub const CHECKS: [Check; 19] = [
+pub const CHECKS: [Check; 20] = [
+    of("fresh_thread_index", &["fresh_thread_index"], ALL, numbers::fresh_thread_index),
     of("bf16_bits", &["bf16_bits"], ALL, numbers::bf16_bits),
     of("bf16_pair", &["bf16_pair"], ALL, numbers::bf16_pair),
     of("ex2", &["ex2"], ALL, numbers::ex2),

@@ -1,6 +1,6 @@
 //! Conversions and elementary functions.
 
-use super::{Finding, Run};
+use super::{Finding, Run, equal};
 use crate::Result;
 use crate::device::gpu::Grid;
 
@@ -37,6 +37,13 @@ const SPECIAL: [u32; 24] = [
 
 fn grid() -> Grid {
     Grid::linear(BLOCKS, THREADS)
+}
+
+/// %tid.x: each thread reads the word of its own number.
+pub(super) fn fresh_thread_index(run: &mut Run) -> Result<Finding> {
+    let words = run.words((BLOCKS * THREADS) as usize);
+    let got = run.wrapper("fresh_thread_index", grid(), &words, words.len())?;
+    Ok(equal(&got, &words, |i| format!("thread {} of block {}", i as u32 % THREADS, i as u32 / THREADS)))
 }
 
 /// f32 numbers as bits: special ones, any, and some halfway between two bf16 numbers.

@@ -9,6 +9,10 @@
 
 constexpr int THREADS = 128;
 
+KERNEL(THREADS, conformance_fresh_thread_index, const u32* in /* (n) */, u32* out /* (n) */) {
+  out[blockIdx.x * blockDim.x + threadIdx.x] = in[blockIdx.x * blockDim.x + fresh_thread_index()];
+}
+
 KERNEL(THREADS, conformance_bf16_bits, const u32* in /* (n) */, u32* out /* (n) */) {
   const u32 i = blockIdx.x * blockDim.x + threadIdx.x;
   out[i] = bf16_bits(__uint_as_float(in[i]));
