@@ -5,13 +5,8 @@
 
 use super::Sizes;
 use crate::Result;
-use crate::model::config::{Mlp, NormKind};
-use crate::model::{
-    LlmConfig, LlmInit, Model, ModelConfig, NewRows, ProjectorConfig, Source, Sources, Trainable,
-    VisionConfig,
-};
+use crate::model::{LlmInit, Model, ModelConfig, NewRows, ProjectorConfig, Source, Sources, Trainable};
 use engine::{DType, Device};
-use kernels::activation::Act;
 use kernels::random::Random;
 use serde_json::{Value, json};
 use std::time::Instant;
@@ -93,39 +88,9 @@ impl DecodeBench {
     fn config(&self) -> ModelConfig {
         let l = self.llm;
         ModelConfig {
-            vision: VisionConfig {
-                image_size: 8,
-                patch_size: 8,
-                hidden_size: 8,
-                layers: 1,
-                heads: 1,
-                ffn_size: 8,
-                eps: 1e-5,
-                activation: Act::QuickGelu,
-                select_layer: -1,
-                keep_class: false,
-            },
+            vision: Sizes { hidden: 8, layers: 1, heads: 1, ffn: 8 }.tower(8, 8, -1),
             projector: ProjectorConfig { layers: 1 },
-            llm: LlmConfig {
-                hidden_size: l.hidden,
-                layers: l.layers,
-                heads: l.heads,
-                kv_heads: self.kv,
-                head_dim: l.hidden / l.heads,
-                ffn_size: l.ffn,
-                vocab_size: self.vocab,
-                max_positions: self.prompt + self.tokens,
-                norm: NormKind::Rms,
-                eps: 1e-6,
-                mlp: Mlp::Gated(Act::Silu),
-                bias: false,
-                rope_theta: 10000.0,
-                rotary_percentage: 1.0,
-                rope_factor: 1.0,
-                tied: false,
-                hidden_dropout: 0.0,
-                ffn_dropout: 0.0,
-            },
+            llm: l.llama(self.kv, self.vocab, self.prompt + self.tokens),
             image_token: self.vocab as u32 - 1,
             image_marks: None,
         }

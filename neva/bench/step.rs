@@ -18,13 +18,8 @@
 
 use super::{Sizes, peak_resident_bytes};
 use crate::Result;
-use crate::model::config::{Mlp, NormKind};
-use crate::model::{
-    Batch, IGNORE, LlmConfig, LlmInit, Model, ModelConfig, ProjectorConfig, Source, Sources, Trainable,
-    VisionConfig,
-};
+use crate::model::{Batch, IGNORE, LlmInit, Model, ModelConfig, ProjectorConfig, Source, Sources, Trainable};
 use engine::{AdamW, AdamWConfig, DType, Device, Event, Param, backward};
-use kernels::activation::Act;
 use kernels::random::Random;
 use serde_json::{Value, json};
 use std::time::Instant;
@@ -158,41 +153,11 @@ impl StepBench {
     }
 
     fn config(&self) -> ModelConfig {
-        let (v, l) = (self.vision, self.llm);
+        let l = self.llm;
         ModelConfig {
-            vision: VisionConfig {
-                image_size: self.image,
-                patch_size: self.patch,
-                hidden_size: v.hidden,
-                layers: v.layers,
-                heads: v.heads,
-                ffn_size: v.ffn,
-                eps: 1e-5,
-                activation: Act::QuickGelu,
-                select_layer: -2,
-                keep_class: false,
-            },
+            vision: self.vision.tower(self.image, self.patch, -2),
             projector: ProjectorConfig { layers: 2 },
-            llm: LlmConfig {
-                hidden_size: l.hidden,
-                layers: l.layers,
-                heads: l.heads,
-                kv_heads: self.kv,
-                head_dim: l.hidden / l.heads,
-                ffn_size: l.ffn,
-                vocab_size: self.vocab,
-                max_positions: 4096,
-                norm: NormKind::Rms,
-                eps: 1e-6,
-                mlp: Mlp::Gated(Act::Silu),
-                bias: false,
-                rope_theta: 10000.0,
-                rotary_percentage: 1.0,
-                rope_factor: 1.0,
-                tied: false,
-                hidden_dropout: 0.0,
-                ffn_dropout: 0.0,
-            },
+            llm: l.llama(self.kv, self.vocab, 4096),
             image_token: self.vocab as u32 - 1,
             image_marks: None,
         }
