@@ -46,7 +46,7 @@ fn ordinal(name: &str) -> Result<usize> {
         Some(rest) => rest.strip_prefix(':').and_then(|n| n.parse().ok()),
         None => None,
     };
-    number.ok_or_else(|| Error::Usage(format!("--device: expected cpu, cuda, cuda:N or auto, got {name}")))
+    number.ok_or_else(|| Error::Usage(format!("--device: expected cpu, cuda, cuda:N or auto, got {name:?}")))
 }
 
 #[cfg(test)]

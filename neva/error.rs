@@ -2,6 +2,7 @@
 //!
 //! Every message is one sentence that names the file, the key or record, and what was expected.
 
+use std::io::ErrorKind;
 use std::path::PathBuf;
 
 /// The result of everything in `neva`.
@@ -72,11 +73,11 @@ pub enum Error {
         message: String,
     },
     /// A file that cannot be read or written.
-    #[error("{}: {source}", path.display())]
+    #[error("{}: {}", path.display(), reason(source))]
     Io {
         /// The file.
         path: PathBuf,
-        /// The system's own words.
+        /// What the system says.
         source: std::io::Error,
     },
     /// A request that does not make sense; the message is complete.
@@ -100,6 +101,16 @@ impl Error {
     pub fn io(path: impl Into<PathBuf>) -> impl FnOnce(std::io::Error) -> Self {
         let path = path.into();
         move |source| Error::Io { path, source }
+    }
+}
+
+/// Why a file cannot be read or written: what a path that is not right leads to, else the system's own words.
+fn reason(error: &std::io::Error) -> String {
+    match error.kind() {
+        ErrorKind::NotFound => "no such file or directory".into(),
+        ErrorKind::IsADirectory => "is a directory, expected a file".into(),
+        ErrorKind::NotADirectory => "a part of this path is a file, expected a directory".into(),
+        _ => error.to_string(),
     }
 }
 

@@ -10,7 +10,15 @@ use clap::Parser;
 use neva::Error;
 
 fn main() -> ExitCode {
-    match cli::run(cli::Arguments::parse()) {
+    let arguments = match cli::Arguments::try_parse() {
+        Ok(arguments) => arguments,
+        Err(error) => {
+            let Some(sentence) = cli::values::refusal(&error) else { error.exit() };
+            eprintln!("error: {sentence}");
+            return ExitCode::from(2);
+        }
+    };
+    match cli::run(arguments) {
         Ok(()) => ExitCode::SUCCESS,
         // Whoever read our output has read enough.
         Err(Error::Io { path, source })

@@ -77,7 +77,7 @@ fn a_device_that_is_not_there_is_an_error_of_every_command_that_computes() {
     for command in commands {
         let (code, stdout, stderr) = run(&[command, &["--device", "gpu"]].concat());
         assert_eq!((code, stdout.as_str()), (Some(1), ""), "{command:?}");
-        assert_eq!(stderr, "error: --device: expected cpu, cuda, cuda:N or auto, got gpu\n");
+        assert_eq!(stderr, "error: --device: expected cpu, cuda, cuda:N or auto, got \"gpu\"\n");
         let (code, _, stderr) = run(&[command, &["--device", "cuda:99"]].concat());
         let stderr = stderr.strip_prefix("error: ").unwrap_or_else(|| panic!("{command:?}: {stderr}"));
         // Without a driver, and with one.

@@ -122,7 +122,9 @@ fn what_cannot_be_inspected_is_one_clear_line() {
         Some(String::from_utf8(output.stderr).unwrap())
     };
     let Some(none) = error(&["column_sum", "--case", "nothing is called so"]) else { return };
-    assert!(none.starts_with("error: --case nothing is called so: expected a name, or a part of "), "{none}");
+    let start =
+        "error: --case: expected a name, or a part of exactly one, got \"nothing is called so\"; there are ";
+    assert!(none.starts_with(start), "{none}");
     let product = error(&["gemm", "--pass", "forward"]).unwrap();
     assert!(product.ends_with("launches no kernel of ours\n"), "{product}");
     let no_backward = error(&["kv_cache", "--pass", "backward"]).unwrap();

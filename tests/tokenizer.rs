@@ -180,8 +180,8 @@ fn a_vocabulary_that_cannot_be_made_is_refused() {
     let error = |size, special: &[&str]| train(["ab"], size, special).unwrap_err().to_string();
     assert_eq!(
         error(269, &[]),
-        "a vocabulary of 269 pieces is too small: 3 control pieces, 256 bytes, 3 characters of the text and 8 special \
-         tokens make 270"
+        "a vocabulary of 269 pieces is too small, expected at least 270: 3 control pieces, 256 bytes, 3 characters of \
+         the text and 8 special tokens"
     );
     assert_eq!(error(300, &["<s>"]), "special token: pieces 1 and 270 are both \"<s>\"");
     assert_eq!(error(300, &[""]), "special token: piece 270 is empty");
@@ -246,7 +246,10 @@ fn tokenizer_config_adds_tokens_and_names_roles() {
     std::fs::remove_file(&path).unwrap();
     std::fs::remove_file(directory.join("tokenizer.model")).unwrap();
     let error = Tokenizer::load(&directory).unwrap_err().to_string();
-    assert!(error.ends_with("config: has no tokenizer.model and no tokenizer.json"), "{error}");
+    assert!(
+        error.ends_with("config: has no tokenizer.model and no tokenizer.json, expected one of them"),
+        "{error}"
+    );
 }
 
 /// Loading `bytes` as a file called `name`; the message without the path.
@@ -315,7 +318,7 @@ fn unsupported_and_contradictory_models_are_refused_by_name() {
     assert_eq!(load_error("small.model", b"\x0a\x03\x0a\x01\xff"), "byte 4: a string that is not UTF-8");
     assert_eq!(
         load_error("small.model", b"\x0a\xff\xff\xff\xff\x7f"),
-        "byte 6: a field of 34359738367 bytes, but the message has 0 left"
+        "byte 6: a field of 34359738367 bytes where 0 are left: cut short, or no SentencePiece model"
     );
 }
 

@@ -22,6 +22,7 @@ use kernels::cast::cast;
 use kernels::device::MappedFile;
 use safetensors::{Dtype, SafeTensors};
 use std::collections::HashMap;
+use std::io::ErrorKind;
 use std::ops::Range;
 use std::path::{Path, PathBuf};
 
@@ -38,7 +39,15 @@ impl Checkpoint {
     /// Errors: a file is missing, is not what its name says, or config.json describes a model we cannot run; each
     /// names the file and the key or tensor.
     pub fn open(dir: &Path) -> Result<Self> {
-        let (config, extras) = arch::read(&dir.join("config.json"))?;
+        let file = dir.join("config.json");
+        if !file.exists() {
+            let message = match dir.is_dir() {
+                true => "has no config.json, expected the directory of a model",
+                false => "is no directory, expected that of a model",
+            };
+            return Err(Error::Checkpoint { path: dir.into(), message: message.into() });
+        }
+        let (config, extras) = arch::read(&file)?;
         Ok(Checkpoint { config, extras, tensors: Tensors::open(dir)? })
     }
 
@@ -127,6 +136,11 @@ impl Tensors {
         let index = dir.join("model.safetensors.index.json");
         let single = dir.join("model.safetensors");
         if !index.exists() {
+            if !single.exists() {
+                let message =
+                    "has no model.safetensors and no model.safetensors.index.json, expected one of them";
+                return Err(Error::Checkpoint { path: dir.into(), message: message.into() });
+            }
             return Self::open_files(dir, vec![single]);
         }
         let (paths, homes) = shards(dir, &index)?;
@@ -142,6 +156,9 @@ impl Tensors {
     fn open_where(dir: &Path, paths: Vec<PathBuf>, wanted: impl Fn(&str, &Path) -> bool) -> Result<Self> {
         let mut all = Tensors { dir: dir.to_path_buf(), files: vec![], entries: HashMap::new() };
         for path in paths {
+            if path.is_dir() {
+                return Err(Error::io(path)(ErrorKind::IsADirectory.into())); // mapping one says "no such device"
+            }
             let bytes = MappedFile::open(&path).map_err(Error::io(&path))?;
             let bad = |message: String| Error::Checkpoint { path: path.clone(), message: one_line(message) };
             let (header, metadata) = SafeTensors::read_metadata(&bytes)

@@ -24,22 +24,22 @@ pub struct Decode {
     #[arg(long, default_value = "bf16")]
     dtype: Dtype,
     /// CPU threads
-    #[arg(long, default_value_t = 1, value_parser = super::up_to::<4096>)]
+    #[arg(long, default_value_t = 1, value_parser = super::values::up_to::<4096>)]
     threads: usize,
     /// Tokens of the prompt
-    #[arg(long, default_value_t = 32, value_parser = super::up_to::<{ 1 << 20 }>)]
+    #[arg(long, default_value_t = 32, value_parser = super::values::up_to::<{ 1 << 20 }>)]
     prompt: usize,
     /// Tokens timed
-    #[arg(long, default_value_t = 32, value_parser = super::up_to::<{ 1 << 20 }>)]
+    #[arg(long, default_value_t = 32, value_parser = super::values::up_to::<{ 1 << 20 }>)]
     tokens: usize,
     /// Decoder: hidden,layers,heads,ffn
     #[arg(long, default_value = "1024,19,16,2816", value_parser = sizes)]
     llm: Sizes,
     /// Key and value heads; all heads if not given
-    #[arg(long, value_parser = super::positive)]
+    #[arg(long, value_parser = super::values::positive)]
     kv: Option<usize>,
     /// Vocabulary
-    #[arg(long, default_value_t = 32000, value_parser = super::up_to::<{ 1 << 24 }>)]
+    #[arg(long, default_value_t = 32000, value_parser = super::values::up_to::<{ 1 << 24 }>)]
     vocab: usize,
     /// cpu, cuda, cuda:N or auto
     #[arg(long, default_value = "cpu")]
@@ -52,22 +52,22 @@ pub struct Step {
     #[arg(long, default_value = "f32")]
     dtype: Dtype,
     /// CPU threads
-    #[arg(long, default_value_t = 1, value_parser = super::up_to::<4096>)]
+    #[arg(long, default_value_t = 1, value_parser = super::values::up_to::<4096>)]
     threads: usize,
     /// Sequences, each with one image
-    #[arg(long, default_value_t = 4, value_parser = super::up_to::<4096>)]
+    #[arg(long, default_value_t = 4, value_parser = super::values::up_to::<4096>)]
     batch: usize,
     /// Text tokens of a sequence
-    #[arg(long, default_value_t = 64, value_parser = super::up_to::<{ 1 << 20 }>)]
+    #[arg(long, default_value_t = 64, value_parser = super::values::up_to::<{ 1 << 20 }>)]
     text: usize,
     /// Steps timed
-    #[arg(long, default_value_t = 8, value_parser = super::up_to::<1_000_000>)]
+    #[arg(long, default_value_t = 8, value_parser = super::values::up_to::<1_000_000>)]
     steps: usize,
     /// Side of the image, pixels
-    #[arg(long, default_value_t = 64, value_parser = super::up_to::<16_384>)]
+    #[arg(long, default_value_t = 64, value_parser = super::values::up_to::<16_384>)]
     image: usize,
     /// Side of a patch, pixels
-    #[arg(long, default_value_t = 8, value_parser = super::up_to::<1024>)]
+    #[arg(long, default_value_t = 8, value_parser = super::values::up_to::<1024>)]
     patch: usize,
     /// Tower: hidden,layers,heads,ffn
     #[arg(long, default_value = "256,4,4,1024", value_parser = sizes)]
@@ -76,10 +76,10 @@ pub struct Step {
     #[arg(long, default_value = "512,8,8,1376", value_parser = sizes)]
     llm: Sizes,
     /// Key and value heads; all heads if not given
-    #[arg(long, value_parser = super::positive)]
+    #[arg(long, value_parser = super::values::positive)]
     kv: Option<usize>,
     /// Vocabulary
-    #[arg(long, default_value_t = 4096, value_parser = super::up_to::<{ 1 << 24 }>)]
+    #[arg(long, default_value_t = 4096, value_parser = super::values::up_to::<{ 1 << 24 }>)]
     vocab: usize,
     /// What learns: all, the projector (phase 1), or projector and decoder (phase 2)
     #[arg(long, default_value = "llm")]

@@ -13,19 +13,19 @@ use neva::{Error, Result, device, train};
 #[derive(clap::Args)]
 pub struct Arguments {
     /// The model directory
-    #[arg(long)]
+    #[arg(long, value_name = "DIR")]
     model: PathBuf,
     /// LLaVA JSON; each gpt turn is one question
-    #[arg(long)]
+    #[arg(long, value_name = "FILE")]
     data: PathBuf,
     /// The directory that the records' image names start from
-    #[arg(long, default_value = ".")]
+    #[arg(long, value_name = "DIR", default_value = ".")]
     image_folder: PathBuf,
     /// Ask only the first so many questions
-    #[arg(long)]
+    #[arg(long, value_parser = super::values::positive)]
     limit: Option<usize>,
     /// Write each answer as a line of JSON to this file
-    #[arg(long)]
+    #[arg(long, value_name = "FILE")]
     out: Option<PathBuf>,
     /// Give each record the image of another: what is still right was guessed
     #[arg(long)]
@@ -34,13 +34,13 @@ pub struct Arguments {
     #[arg(long)]
     dtype: Option<Dtype>,
     /// The longest answer, in tokens
-    #[arg(long, default_value_t = 64, value_parser = super::positive)]
+    #[arg(long, default_value_t = 64, value_parser = super::values::positive)]
     max_new_tokens: usize,
     /// Questions answered together
-    #[arg(long, default_value_t = eval::BATCH, value_parser = super::positive)]
+    #[arg(long, default_value_t = eval::BATCH, value_parser = super::values::positive)]
     batch: usize,
     /// CPU threads; all cores if not given
-    #[arg(long)]
+    #[arg(long, value_parser = super::values::up_to::<4096>)]
     threads: Option<usize>,
     /// cpu, cuda, cuda:N or auto
     #[arg(long, default_value = "auto")]

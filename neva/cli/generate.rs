@@ -11,13 +11,13 @@ use neva::{Result, device, train};
 #[derive(clap::Args)]
 pub struct Arguments {
     /// The model directory
-    #[arg(long)]
+    #[arg(long, value_name = "DIR")]
     model: PathBuf,
     /// An image; may be given more than once
-    #[arg(long)]
+    #[arg(long, value_name = "FILE")]
     image: Vec<PathBuf>,
     /// The user's turn, put into the model's own template; images without an <image> in it go in front
-    #[arg(long)]
+    #[arg(long, value_name = "TEXT")]
     prompt: String,
     /// Take the prompt as it is, without a template
     #[arg(long)]
@@ -26,28 +26,28 @@ pub struct Arguments {
     #[arg(long)]
     dtype: Option<Dtype>,
     /// The most tokens to add
-    #[arg(long, default_value_t = 256)]
+    #[arg(long, default_value_t = 256, value_parser = super::values::positive)]
     max_new_tokens: usize,
     /// 0 takes the likeliest token
-    #[arg(long, default_value_t = 0.0)]
+    #[arg(long, default_value_t = 0.0, value_parser = super::values::at_least_zero)]
     temperature: f64,
     /// Sample among the likeliest so many tokens; 0 among all
-    #[arg(long, default_value_t = 0)]
+    #[arg(long, default_value_t = 0, value_parser = super::values::count)]
     top_k: usize,
     /// Sample among the likeliest tokens that together reach this probability
-    #[arg(long, default_value_t = 1.0)]
+    #[arg(long, default_value_t = 1.0, value_parser = super::values::probability)]
     top_p: f64,
     /// Makes tokens that occurred less likely; 1 does nothing
-    #[arg(long, default_value_t = 1.0)]
+    #[arg(long, default_value_t = 1.0, value_parser = super::values::above_zero)]
     repetition_penalty: f64,
     /// A text that ends the answer; may be given more than once
-    #[arg(long)]
+    #[arg(long, value_name = "TEXT")]
     stop: Vec<String>,
     /// Of the sampling
-    #[arg(long, default_value_t = 0)]
+    #[arg(long, default_value_t = 0, value_parser = super::values::seed)]
     seed: u64,
     /// CPU threads; all cores if not given
-    #[arg(long)]
+    #[arg(long, value_parser = super::values::up_to::<4096>)]
     threads: Option<usize>,
     /// cpu, cuda, cuda:N or auto
     #[arg(long, default_value = "auto")]
@@ -55,19 +55,6 @@ pub struct Arguments {
 }
 
 pub fn run(a: &Arguments) -> Result<()> {
-    let usage = |what: &str| Err(neva::Error::Usage(what.to_string()));
-    if !(a.temperature >= 0.0 && a.temperature.is_finite()) {
-        return usage("--temperature: expected a number of at least 0");
-    }
-    if !(a.top_p > 0.0 && a.top_p <= 1.0) {
-        return usage("--top-p: expected a number above 0, at most 1");
-    }
-    if !(a.repetition_penalty > 0.0 && a.repetition_penalty.is_finite()) {
-        return usage("--repetition-penalty: expected a number above 0");
-    }
-    if a.max_new_tokens == 0 {
-        return usage("--max-new-tokens: expected at least 1");
-    }
     // A wrong name is told before a large model is read.
     for path in &a.image {
         Image::open(path)?;

@@ -35,7 +35,7 @@ pub struct BenchArguments {
     #[arg(long, value_name = "FILE")]
     json: Option<PathBuf>,
     /// Timed runs of each
-    #[arg(long, value_parser = super::up_to::<1_000_000>)]
+    #[arg(long, value_parser = super::values::up_to::<1_000_000>)]
     runs: Option<usize>,
     /// Run all of it once at small sizes instead, to see that everything runs; the times mean nothing
     #[arg(long)]
@@ -115,7 +115,9 @@ pub fn bench(arguments: &BenchArguments) -> Result<()> {
         }
     }
     if rows.is_empty() {
-        return Err(Error::Usage("no case has such a name and pass".into()));
+        return Err(Error::Usage(
+            "--case, --pass: no case of this name has this pass; `neva kernels list` shows them".into(),
+        ));
     }
     let Some(file) = &arguments.json else { return Ok(()) };
     let whole = json!({
@@ -188,7 +190,7 @@ pub fn one_case(mut cases: Vec<Case>, text: &str) -> Result<Case> {
             let names: Vec<&str> = cases.iter().map(|case| case.name.as_str()).collect();
             let names = names.join("; ");
             Err(Error::Usage(format!(
-                "--case {text}: expected a name, or a part of exactly one, of: {names}"
+                "--case: expected a name, or a part of exactly one, got {text:?}; there are {names}"
             )))
         }
     }

@@ -17,6 +17,7 @@ mod quickstart;
 mod tokenize;
 mod tokenizer;
 mod train;
+pub mod values;
 
 use std::io::Write;
 
@@ -71,17 +72,6 @@ pub fn run(arguments: Arguments) -> Result<()> {
         Command::Bench(command) => bench::run(&command),
         Command::Kernels(command) => kernels::run(&command),
     }
-}
-
-/// A count of at least 1, for arguments that make no sense at 0.
-fn positive(text: &str) -> std::result::Result<usize, String> {
-    text.parse().ok().filter(|n| *n > 0).ok_or_else(|| "expected a whole number of at least 1".to_string())
-}
-
-/// A count from 1 to `MOST`, for arguments whose product is a size.
-fn up_to<const MOST: usize>(text: &str) -> std::result::Result<usize, String> {
-    let number = text.parse().ok().filter(|n| (1..=MOST).contains(n));
-    number.ok_or_else(|| format!("expected a whole number from 1 to {MOST}"))
 }
 
 /// Writes text to stdout at once.

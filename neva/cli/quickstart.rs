@@ -8,7 +8,7 @@ use neva::{Result, device, quickstart, train};
 #[derive(clap::Args)]
 pub struct Arguments {
     /// A new or empty directory for all it makes
-    #[arg(long, default_value = "runs/quickstart")]
+    #[arg(long, value_name = "DIR", default_value = "runs/quickstart")]
     out: PathBuf,
     /// cpu, cuda, cuda:N or auto
     #[arg(long, default_value = "auto")]

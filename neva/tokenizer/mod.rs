@@ -99,7 +99,7 @@ impl Tokenizer {
     pub fn load(dir: &Path) -> crate::Result<Tokenizer> {
         match [MODEL, JSON].map(|name| dir.join(name)).into_iter().find(|path| path.exists()) {
             Some(path) => Self::load_file(&path),
-            None => Err(refused(dir, format!("has no {MODEL} and no {JSON}"))),
+            None => Err(refused(dir, format!("has no {MODEL} and no {JSON}, expected one of them"))),
         }
     }
 

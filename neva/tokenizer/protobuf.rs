@@ -68,7 +68,7 @@ impl<'a> Fields<'a> {
         let fits = usize::try_from(length).ok().filter(|&length| length <= left);
         let Some(length) = fits else {
             return Err(format!(
-                "byte {}: a field of {length} bytes, but the message has {left} left",
+                "byte {}: a field of {length} bytes where {left} are left: cut short, or no SentencePiece model",
                 self.at
             ));
         };
@@ -145,9 +145,12 @@ mod tests {
         let error = |bytes: &[u8]| Fields::new(bytes, 7).next().unwrap_err();
         assert_eq!(
             error(b"\x0a\xff\xff\xff\xff\x0f"),
-            "byte 13: a field of 4294967295 bytes, but the message has 0 left"
+            "byte 13: a field of 4294967295 bytes where 0 are left: cut short, or no SentencePiece model"
         );
-        assert_eq!(error(b"\x08\x80"), "byte 9: a field of 1 bytes, but the message has 0 left");
+        assert_eq!(
+            error(b"\x08\x80"),
+            "byte 9: a field of 1 bytes where 0 are left: cut short, or no SentencePiece model"
+        );
         assert_eq!(error(&[0x80; 11]), "byte 7: an integer of more than ten bytes");
         assert_eq!(error(b"\x0b"), "byte 7: wire type 3 is not one of a SentencePiece model");
     }

@@ -59,8 +59,8 @@ pub fn train<'a>(
     let fixed = 3 + 256 + alphabet.len() + EXTRA_IDS + special.len();
     let Some(room) = vocab_size.checked_sub(fixed) else {
         return Err(Error::Usage(format!(
-            "a vocabulary of {vocab_size} pieces is too small: 3 control pieces, 256 bytes, {} characters of the text and \
-             {} special tokens make {fixed}",
+            "a vocabulary of {vocab_size} pieces is too small, expected at least {fixed}: 3 control pieces, 256 bytes, \
+             {} characters of the text and {} special tokens",
             alphabet.len(),
             EXTRA_IDS + special.len()
         )));

@@ -41,7 +41,7 @@ pub struct InspectArguments {
     #[arg(long, default_value = "bf16")]
     dtype: Dtype,
     /// Lines shown of each kernel, the worst first
-    #[arg(long, default_value_t = 10)]
+    #[arg(long, default_value_t = 10, value_parser = crate::cli::values::count)]
     lines: usize,
     /// Write the annotated sources to this file, a page that needs nothing else
     #[arg(long, value_name = "FILE")]
