@@ -141,6 +141,7 @@ part_check() {
     step "check conformance" 60 "$neva" kernels check conformance --device cuda
     for op in $checked; do
         [ "$op" = conformance ] || step "check $op" 60 "$neva" kernels check "$op" --device cuda
+        [ "$op" != attention ] || step "check $op, any order" 60 "$neva" kernels check "$op" --any-order --device cuda
     done
     step quickstart 150 "$neva" quickstart --device cuda --out "$work/quickstart" &&
         tail -n 1 "$logs/quickstart.log" >"$out/quickstart.json"

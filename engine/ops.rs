@@ -19,6 +19,7 @@ use kernels::rms_norm::RmsNorm;
 use kernels::rope::Rope;
 use kernels::scale::Scale;
 use kernels::splice::Splice;
+use kernels::top_k::TopK;
 use kernels::{Op, Result};
 
 /// Applies an op with one output.
@@ -133,5 +134,13 @@ impl Tensor {
     /// `sum over rows of weight * cross entropy(row, label)`; the logits' bytes become their gradient.
     pub fn cross_entropy(self, labels: &Tensor, weights: &Tensor) -> Result<Tensor> {
         one(CrossEntropy, [self, labels.clone(), weights.clone()])
+    }
+
+    /// The k largest of the first `columns` of each row, the largest first, and their columns: [rows, k] each. Has no
+    /// gradient.
+    pub fn top_k(&self, k: usize, columns: usize) -> Result<(Tensor, Tensor)> {
+        let mut outs = apply(TopK { k, columns }, [self.clone()])?;
+        let ids = outs.swap_remove(1);
+        Ok((outs.swap_remove(0), ids))
     }
 }

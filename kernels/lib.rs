@@ -37,6 +37,7 @@ pub mod simd;
 pub mod spec;
 pub mod splice;
 pub mod sum_squares;
+pub mod top_k;
 
 pub use device::{Buffer, Device, Role};
 pub use dtype::DType;
@@ -70,6 +71,7 @@ pub const CATALOGUE: &[Entry] = &[
     scale::ENTRY,
     splice::ENTRY,
     sum_squares::ENTRY,
+    top_k::ENTRY,
 ];
 
 /// Every program that can be launched on a GPU, once: those of the ops, and those that check single instructions.

@@ -5,7 +5,8 @@
 //! stop.
 
 use crate::data::{self, IMAGE, Record};
-use crate::generate::{Answerer, Sampling};
+use crate::generate::Answerer;
+use crate::sampling::Sampling;
 use crate::{Error, Result};
 use kernels::random::{Random, derive};
 use rayon::prelude::*;

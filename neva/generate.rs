@@ -8,9 +8,10 @@ use crate::config::schema::Template;
 use crate::data::{self, IMAGE, ImageTokens, Prompt};
 use crate::image::{Mode, Preprocess};
 use crate::model::{LlmInit, Model, NewRows, Source, Sources, Trainable};
+use crate::sampling::{Logits, Sampling};
 use crate::tokenizer::Tokenizer;
 use crate::{Error, Result, json};
-use engine::{DType, Device};
+use engine::{DType, Device, Tensor};
 use kernels::random::{Random, derive};
 use std::path::{Path, PathBuf};
 
@@ -26,39 +27,6 @@ pub struct Answerer {
     pub preprocess: Preprocess,
     /// The template it was trained with.
     pub template: Template,
-}
-
-/// How the next token is chosen and when to stop.
-#[derive(Debug, Clone, PartialEq)]
-pub struct Sampling {
-    /// The most tokens to add.
-    pub max_new_tokens: usize,
-    /// 0 takes the likeliest token; otherwise logits are divided by this first.
-    pub temperature: f64,
-    /// Sample among this many likeliest tokens; 0 among all.
-    pub top_k: usize,
-    /// Sample among the likeliest tokens that together reach this probability; 1 among all.
-    pub top_p: f64,
-    /// Logits of tokens that occurred are divided by this if positive, multiplied if negative (Keskar et al. 2019).
-    pub repetition_penalty: f64,
-    /// Texts that end the answer; they are no part of it.
-    pub stop: Vec<String>,
-    /// Of the sampling.
-    pub seed: u64,
-}
-
-impl Default for Sampling {
-    fn default() -> Self {
-        Sampling {
-            max_new_tokens: 256,
-            temperature: 0.0,
-            top_k: 0,
-            top_p: 1.0,
-            repetition_penalty: 1.0,
-            stop: vec![],
-            seed: 0,
-        }
-    }
 }
 
 impl Answerer {
@@ -174,15 +142,15 @@ impl Answerer {
             .enumerate()
             .map(|(slot, (prompt, _))| Answer::new(self, prompt, sampling, slot))
             .collect();
-        let mut logits = self.prefill(prompts, &mut cache)?;
+        let pieces = self.tokenizer.vocab_size();
+        let mut logits = Logits::read(&self.prefill(prompts, &mut cache)?, pieces, sampling)?;
         let mut live: Vec<usize> = (0..prompts.len()).collect();
         loop {
             let mut next = NewRows::default();
-            let vocab = self.model.config().llm.vocab_size;
             let mut still = vec![];
             for (row, &slot) in live.iter().enumerate() {
                 let answer = &mut answers[slot];
-                let token = answer.choose(&mut logits[row * vocab..(row + 1) * vocab], sampling);
+                let token = logits.choose(row, &answer.seen, sampling, &mut answer.random);
                 let go_on = answer.push(token, sampling, &mut |text| on_text(slot, text))?;
                 if go_on && answer.len < capacity {
                     next.ids.push(token);
@@ -200,12 +168,12 @@ impl Answerer {
             }
             let wanted: Vec<u32> = (0..live.len() as u32).collect();
             let out = self.model.extend(&self.device, &mut cache, &next, &wanted)?;
-            logits = to_f32(&out.to_f64()?);
+            logits = Logits::read(&out, pieces, sampling)?;
         }
     }
 
     /// Feeds the prompts and returns the logits that follow each.
-    fn prefill(&self, prompts: &[(Prompt, Vec<f32>)], cache: &mut crate::model::KvCache) -> Result<Vec<f32>> {
+    fn prefill(&self, prompts: &[(Prompt, Vec<f32>)], cache: &mut crate::model::KvCache) -> Result<Tensor> {
         let mut rows = NewRows::default();
         let (mut pixels, mut wanted) = (vec![], vec![]);
         for (slot, (prompt, image)) in prompts.iter().enumerate() {
@@ -223,8 +191,7 @@ impl Answerer {
             let _no_grad = self.device.no_grad();
             rows.features = Some(self.model.encode_images(&self.device, &pixels, images)?);
         }
-        let out = self.model.extend(&self.device, cache, &rows, &wanted)?;
-        Ok(to_f32(&out.to_f64()?))
+        self.model.extend(&self.device, cache, &rows, &wanted)
     }
 }
 
@@ -234,10 +201,6 @@ fn another_number(written: usize, images: &[PathBuf]) -> Error {
         n => format!("{n} images are"),
     };
     Error::Usage(format!("the prompt has {written} {IMAGE}, but {given} given"))
-}
-
-fn to_f32(values: &[f64]) -> Vec<f32> {
-    values.iter().map(|v| *v as f32).collect()
 }
 
 /// The preprocessing a model directory asks for; CLIP's if it says nothing.
@@ -259,7 +222,6 @@ fn preprocess(dir: &Path, size: usize, mode: Mode) -> Result<Preprocess> {
 struct Answer<'a> {
     decoder: crate::tokenizer::Decoder<'a>,
     ends: Vec<u32>,
-    vocab_size: usize,
     /// Tokens seen and made, for the repetition penalty.
     seen: Vec<u32>,
     made: usize,
@@ -279,7 +241,6 @@ impl<'a> Answer<'a> {
         Answer {
             decoder: tokenizer.decoder(false),
             ends: tokenizer.eos().into_iter().collect(),
-            vocab_size: tokenizer.vocab_size(),
             seen: prompt.ids.clone(),
             made: 0,
             len: prompt.ids.len(),
@@ -288,25 +249,6 @@ impl<'a> Answer<'a> {
             stopped: false,
             random: Random::new(derive(sampling.seed, &[slot as u64]), 0),
         }
-    }
-
-    /// The next token. Rows of the embedding that no piece has are never chosen.
-    fn choose(&mut self, logits: &mut [f32], sampling: &Sampling) -> u32 {
-        let logits = &mut logits[..self.vocab_size];
-        if sampling.repetition_penalty != 1.0 {
-            let penalty = sampling.repetition_penalty as f32;
-            let mut seen: Vec<u32> = self.seen.clone();
-            seen.sort_unstable();
-            seen.dedup();
-            for id in seen.into_iter().filter(|id| (*id as usize) < self.vocab_size) {
-                let l = &mut logits[id as usize];
-                *l = if *l > 0.0 { *l / penalty } else { *l * penalty };
-            }
-        }
-        if sampling.temperature == 0.0 {
-            return argmax(logits);
-        }
-        sample(logits, sampling, &mut self.random)
     }
 
     /// Takes a token in; false if it ends the answer.
@@ -357,76 +299,9 @@ fn overlap(text: &str, stop: &str) -> usize {
     (1..stop.len()).rev().find(|&n| stop.is_char_boundary(n) && text.ends_with(&stop[..n])).unwrap_or(0)
 }
 
-/// The first of the largest.
-fn argmax(logits: &[f32]) -> u32 {
-    let mut best = 0;
-    for (i, l) in logits.iter().enumerate() {
-        if *l > logits[best] || logits[best].is_nan() {
-            best = i;
-        }
-    }
-    best as u32
-}
-
-/// Temperature, then top-k, then top-p (which keeps the first token above the threshold), then a draw.
-fn sample(logits: &[f32], sampling: &Sampling, random: &mut Random) -> u32 {
-    let mut order: Vec<u32> = (0..logits.len() as u32).collect();
-    // Stable: equal logits keep the order of ids.
-    order.sort_by(|a, b| logits[*b as usize].total_cmp(&logits[*a as usize]));
-    if sampling.top_k > 0 {
-        order.truncate(sampling.top_k);
-    }
-    let top = logits[order[0] as usize] as f64;
-    let weight = |id: &u32| ((logits[*id as usize] as f64 - top) / sampling.temperature).exp();
-    let mut weights: Vec<f64> = order.iter().map(weight).collect();
-    if sampling.top_p < 1.0 {
-        let total: f64 = weights.iter().sum();
-        let mut sum = 0.0;
-        let keep = weights.iter().take_while(|w| {
-            let before = sum;
-            sum += **w;
-            before < sampling.top_p * total
-        });
-        let keep = keep.count().max(1);
-        weights.truncate(keep);
-    }
-    let mut left = random.uniform() * weights.iter().sum::<f64>();
-    for (id, w) in order.iter().zip(&weights) {
-        left -= w;
-        if left < 0.0 {
-            return *id;
-        }
-    }
-    order[weights.len() - 1]
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn greedy_takes_the_first_of_the_largest() {
-        assert_eq!(argmax(&[0.0, 3.0, 3.0, -1.0]), 1);
-        assert_eq!(argmax(&[f32::NAN, 1.0]), 1);
-    }
-
-    #[test]
-    fn top_k_and_top_p_bound_what_is_drawn() {
-        let logits = [0.0, 1.0, 2.0, 3.0];
-        let mut random = Random::new(1, 0);
-        let only = |s: &Sampling, random: &mut Random| -> Vec<u32> {
-            let mut all: Vec<u32> = (0..200).map(|_| sample(&logits, s, random)).collect();
-            all.sort_unstable();
-            all.dedup();
-            all
-        };
-        let base = Sampling { temperature: 1.0, ..Sampling::default() };
-        assert_eq!(only(&base, &mut random), [0, 1, 2, 3]);
-        assert_eq!(only(&Sampling { top_k: 2, ..base.clone() }, &mut random), [2, 3]);
-        // p(3) = 0.64: the second token is the first above 0.7.
-        assert_eq!(only(&Sampling { top_p: 0.7, ..base.clone() }, &mut random), [2, 3]);
-        assert_eq!(only(&Sampling { top_p: 0.5, ..base }, &mut random), [3]);
-    }
 
     #[test]
     fn the_beginning_of_a_stop_text_is_held_back() {

@@ -14,6 +14,7 @@ mod json;
 pub mod model;
 pub mod quickstart;
 pub mod report;
+pub mod sampling;
 pub mod scenes;
 pub mod tokenizer;
 pub mod train;

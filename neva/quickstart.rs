@@ -4,8 +4,9 @@
 
 use crate::config::Config;
 use crate::eval::{self, Answered, Score};
-use crate::generate::{Answerer, Sampling};
+use crate::generate::Answerer;
 use crate::report::{self, Curve};
+use crate::sampling::Sampling;
 use crate::scenes::{self, Scenes};
 use crate::tokenizer;
 use crate::train::{self, Summary};

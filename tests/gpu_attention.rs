@@ -120,31 +120,36 @@ fn a_decoded_row_is_the_same_alone_and_in_a_batch() {
     });
 }
 
-/// Runs `neva kernels check attention` with these arguments, under these settings of the simulator.
-fn checked(settings: &str, arguments: &[&str]) {
+/// Runs `neva kernels check` of this op with these arguments, under these settings of the simulator.
+fn checked(settings: &str, op: &str, arguments: &[&str]) {
     let Some(simulator) = simulator() else { return };
     let output = Command::new(env!("CARGO_BIN_EXE_neva"))
-        .args(["kernels", "check", "attention", "--device", "cuda"])
+        .args(["kernels", "check", op, "--device", "cuda"])
         .args(arguments)
         .env_remove("NEVA_KERNEL_DIR")
         .envs(simulator.environment())
         .env("NEVA_SIM", settings)
         .output()
         .unwrap();
-    assert!(output.status.success(), "{settings} {arguments:?}: {}", text(&output));
+    assert!(output.status.success(), "{settings} {op} {arguments:?}: {}", text(&output));
 }
 
+/// There a block has less shared memory, so wide heads have other tiles; sm_80 and sm_89 add one value at a time to a
+/// fragment, and sm_120 takes the scores' product in fewer steps side by side.
 #[test]
-fn cases_agree_on_a_card_whose_blocks_have_less_shared_memory() {
-    for settings in ["shared=101376", "shared=101376,schedule=random:7,check=race+bounds"] {
-        checked(settings, &["--case", "head_dim"]);
+fn cases_agree_on_cards_of_other_generations() {
+    for arch in ["arch=80", "arch=89", "arch=120"] {
+        let settings = format!("{arch},schedule=random:7,check=race+bounds");
+        checked(&settings, "attention", &["--case", "head_dim"]);
+        checked(&settings, "attention", &["--case", "several tiles", "--any-order"]);
+        checked(&settings, "cached_attention", &["--case", "prefill"]);
     }
 }
 
 #[test]
 fn cases_agree_when_sums_are_made_in_any_order() {
     for settings in ["schedule=highest", "check=race+bounds"] {
-        checked(settings, &["--case", "several tiles", "--any-order"]);
+        checked(settings, "attention", &["--case", "several tiles", "--any-order"]);
     }
 }
 

@@ -12,6 +12,7 @@ use kernels::kv_cache::KvAppend;
 use kernels::op::Want;
 use kernels::splice::Splice;
 use kernels::sum_squares::SumSquares;
+use kernels::top_k::TopK;
 use kernels::{Buffer, DType, Device, Needs, Op, Role, Spec, run};
 use simulated::simulated;
 
@@ -95,6 +96,28 @@ fn a_label_outside_the_row_makes_its_row_and_the_loss_nan() {
             assert!(dx[0].iter().sum::<f64>().abs() < 1e-2 && dx[0][3] < 0.0);
             assert!(is_nan(dx[1]));
             assert_eq!(dx[2], [0.0; 9]);
+        }
+    });
+}
+
+/// Bit for bit what the CPU gives, where the values of NaN are among them.
+#[test]
+fn of_a_row_with_nan_all_values_come_in_the_order_of_the_cpu() {
+    simulated(&[CHECKED], || {
+        let [cpu, gpu] = [Device::cpu_poisoned(), Device::gpu_poisoned(0).unwrap()];
+        let rare = [f64::NAN, f64::INFINITY, f64::NEG_INFINITY, -0.0, 0.0, 1.0, -f64::NAN];
+        let values: Vec<f64> = (0..2 * 200).map(|i| rare[i * i % 31 % 7]).collect();
+        for (dtype, k) in [(DType::F32, 200), (DType::Bf16, 200), (DType::F32, 1), (DType::Bf16, 90)] {
+            for values in [&values[..], &[f64::NAN; 400]] {
+                let of = |device| {
+                    let x = floats(device, dtype, &[2, 200], values);
+                    let ran = run::forward(&TopK { k, columns: 200 }, vec![x], Needs(0)).unwrap();
+                    let bits = |v: &f32| if v.is_nan() { u32::MAX } else { v.to_bits() };
+                    let values = ran.outs[0].to_vec::<f32>().unwrap().iter().map(bits).collect::<Vec<_>>();
+                    (values, ran.outs[1].to_vec::<u32>().unwrap())
+                };
+                assert_eq!(of(&gpu), of(&cpu), "{dtype}, {k}");
+            }
         }
     });
 }

@@ -6,8 +6,12 @@ mod simulated;
 mod tiny;
 mod tiny_model;
 
-use engine::{AdamW, AdamWConfig, DType, Device, Event, backward};
+use engine::{AdamW, AdamWConfig, DType, Device, Event, Tensor, backward};
+use kernels::random::{Random, derive};
+use neva::config::Config;
 use neva::model::{Model, NewRows, Trainable};
+use neva::sampling::{Logits, Sampling};
+use neva::train;
 use simulated::{simulated, simulator, text};
 use std::path::Path;
 use std::process::Command;
@@ -15,8 +19,8 @@ use std::{env, fs};
 use tiny::{data, scratch, yaml};
 use tiny_model::{ALL, PHASE_1, PHASE_2, llama, mixed, model, nvgpt};
 
-/// Calls of a command that waited for the device.
-fn waits(arguments: &[String]) -> Option<u64> {
+/// Calls of a command that waited for the device, and bytes that it took from there.
+fn counted(arguments: &[String]) -> Option<[u64; 2]> {
     let output = Command::new(env!("CARGO_BIN_EXE_neva"))
         .args(arguments)
         .env_remove("NEVA_KERNEL_DIR")
@@ -26,8 +30,12 @@ fn waits(arguments: &[String]) -> Option<u64> {
         .unwrap();
     let text = text(&output);
     assert!(output.status.success(), "{arguments:?}: {text}");
-    let line = text.lines().rev().find(|line| line.starts_with("waits=")).unwrap_or_else(|| panic!("{text}"));
-    Some(line.strip_prefix("waits=").unwrap().parse().unwrap())
+    let number = |key: &str| text.lines().rev().find_map(|line| line.strip_prefix(key)?.parse().ok());
+    Some(["waits=", "downloaded="].map(|key| number(key).unwrap_or_else(|| panic!("{text}"))))
+}
+
+fn waits(arguments: &[String]) -> Option<u64> {
+    Some(counted(arguments)?[0])
 }
 
 /// Once for the norm of the gradients, when all of the step has been asked for. The losses, one per micro-batch, are read
@@ -62,6 +70,116 @@ fn a_training_step_waits_for_the_norm_and_then_reads_its_losses() {
             assert_eq!(many - few, 3 * (1 + micro_batches), "phase {name}, {micro_batches} micro-batches");
         }
     }
+}
+
+/// Four bytes a token where the likeliest is taken, eight for each of the k likeliest where one of them is drawn; all
+/// logits where a token may be any.
+#[test]
+fn only_what_decides_leaves_the_gpu() {
+    let dir = scratch("gpu-downloads");
+    data(&dir);
+    let log = format!("exp_manager.explicit_log_dir={}", dir.join("run").display());
+    let overrides = [log, "trainer.max_steps=2".into(), "trainer.accelerator=cpu".into()];
+    let trained =
+        train::run(&Config::parse("test.yaml", &yaml(&dir), &overrides).unwrap(), &|_| false).unwrap();
+    let model = trained.checkpoint.to_str().unwrap();
+    let bytes = |more: &[&str]| {
+        let fixed = ["generate", "--device", "cuda", "--dtype", "f32", "--max-new-tokens", "5", "--raw"];
+        let prompt = ["--prompt", "Which colour?", "--model", model];
+        let arguments: Vec<String> = fixed.iter().chain(&prompt).chain(more).map(|a| a.to_string()).collect();
+        Some(counted(&arguments)?[1])
+    };
+    let tokens = |downloaded: u64, each: u64| {
+        assert!(downloaded.is_multiple_of(each), "{downloaded} bytes are not {each} a token");
+        assert!((2..=5).contains(&(downloaded / each)), "{downloaded} bytes, {each} a token");
+    };
+    let config = fs::read_to_string(trained.checkpoint.join("config.json")).unwrap();
+    let config: serde_json::Value = serde_json::from_str(&config).unwrap();
+    let vocabulary = config["text_config"]["vocab_size"].as_u64().unwrap();
+    let Some(greedy) = bytes(&[]) else { return };
+    tokens(greedy, 4);
+    tokens(bytes(&["--temperature", "1", "--top-k", "7"]).unwrap(), 7 * 8);
+    tokens(bytes(&["--temperature", "1", "--top-k", "7", "--top-p", "0.9"]).unwrap(), 7 * 8);
+    tokens(bytes(&["--temperature", "1", "--top-p", "0.9"]).unwrap(), 4 * vocabulary);
+    tokens(bytes(&["--repetition-penalty", "1.2"]).unwrap(), 4 * vocabulary);
+}
+
+/// The choice that the host makes when it has all logits, written down once more, step by step.
+fn choice(logits: &[f32], seen: &[u32], sampling: &Sampling, random: &mut Random) -> u32 {
+    let mut logits: Vec<f64> = logits.iter().map(|l| f64::from(*l)).collect();
+    let penalty = sampling.repetition_penalty as f32;
+    for (_, l) in logits.iter_mut().enumerate().filter(|(id, _)| seen.contains(&(*id as u32))) {
+        let narrow = *l as f32;
+        *l = f64::from(if narrow > 0.0 { narrow / penalty } else { narrow * penalty });
+    }
+    let mut ids: Vec<usize> = (0..logits.len()).collect();
+    ids.sort_by(|a, b| logits[*b].partial_cmp(&logits[*a]).unwrap().then(a.cmp(b)));
+    if sampling.temperature == 0.0 {
+        return ids[0] as u32;
+    }
+    if sampling.top_k > 0 {
+        ids.truncate(sampling.top_k);
+    }
+    let weights: Vec<f64> =
+        ids.iter().map(|id| ((logits[*id] - logits[ids[0]]) / sampling.temperature).exp()).collect();
+    let total: f64 = weights.iter().sum();
+    let before = |n: usize| weights[..n].iter().sum::<f64>();
+    let kept = (1..ids.len()).find(|n| before(*n) >= sampling.top_p * total).unwrap_or(ids.len());
+    let mut left = random.uniform() * before(kept);
+    for n in 0..kept {
+        left -= weights[n];
+        if left < 0.0 {
+            return ids[n] as u32;
+        }
+    }
+    ids[kept - 1] as u32
+}
+
+#[test]
+fn the_device_chooses_the_tokens_that_the_host_would() {
+    simulated(&[&[]], || {
+        const ROWS: usize = 3;
+        const PIECES: usize = 597;
+        const VOCABULARY: usize = 600;
+        // Of two hundred values some are equal; what no piece has, is the largest.
+        let logit = |i: usize| match i % VOCABULARY {
+            column if column < PIECES => (derive(1, &[i as u64]) % 200) as f32 / 16.0 - 6.0,
+            _ => 50.0,
+        };
+        let logits: Vec<f32> = (0..ROWS * VOCABULARY).map(logit).collect();
+        let seen = [3, 5, 5, 100, 599, 17];
+        let mut settings = vec![];
+        for temperature in [0.0, 0.7, 2.0] {
+            for top_k in [0, 1, 7, 256, 257, 1000] {
+                for top_p in [1.0, 0.8, 1e-3] {
+                    for repetition_penalty in [1.0, 1.5] {
+                        let base = Sampling::default();
+                        settings.push(Sampling { temperature, top_k, top_p, repetition_penalty, ..base });
+                    }
+                }
+            }
+        }
+        for device in [Device::cpu(), Device::gpu(0).unwrap()] {
+            for dtype in [DType::F32, DType::Bf16] {
+                let tensor = Tensor::from_f32(&device, dtype, [ROWS, VOCABULARY], &logits).unwrap();
+                for sampling in &settings {
+                    let read = Logits::read(&tensor, PIECES, sampling).unwrap();
+                    let [mut ours, mut theirs] = [Random::new(9, 0), Random::new(9, 0)];
+                    for row in 0..8 * ROWS {
+                        let row = row % ROWS;
+                        let pieces = &logits[row * VOCABULARY..][..PIECES];
+                        let token = read.choose(row, &seen, sampling, &mut ours);
+                        assert_eq!(
+                            token,
+                            choice(pieces, &seen, sampling, &mut theirs),
+                            "{dtype} {sampling:?}"
+                        );
+                    }
+                    assert_eq!(ours.uniform(), theirs.uniform(), "as many draws");
+                }
+            }
+        }
+    });
 }
 
 /// The ops of a training step, of a prefill and of three tokens, in order.

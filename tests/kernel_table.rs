@@ -16,7 +16,7 @@ use std::process::Command;
 use std::{env, fs};
 
 /// What is counted: rows of whole vectors, as models have them, where there are such; several tiles and blocks.
-const CASES: [(&str, &str); 24] = [
+const CASES: [(&str, &str); 26] = [
     ("activation", "gelu 700x131"),
     ("adamw", "several tasks"),
     ("add", "bias of whole vectors"),
@@ -41,6 +41,8 @@ const CASES: [(&str, &str); 24] = [
     ("splice", "vectors, any order"),
     ("sum_squares", "several blocks"),
     ("sum_squares", "several tensors of several blocks"),
+    ("top_k", "one, several vectors"),
+    ("top_k", "several batches"),
 ];
 
 /// One kernel for bf16, in all programs that have it.

@@ -142,6 +142,11 @@ def peers(row, device):
     if op == "sum_squares":
         values = [normal(d, dtype, grad=False) for d, dtype in zip(dims, types)]
         return [Peer("foreach", lambda *x: torch.stack(torch._foreach_norm(x)).norm(), values)]
+    if op == "top_k":
+        k, columns = number(parameters, "k"), number(parameters, "columns")
+        if k == 1:
+            return both(lambda x: x[:, :columns].max(-1), [normal(dims[0], grad=False)])
+        return both(lambda x: torch.topk(x[:, :columns], k), [normal(dims[0], grad=False)])
     if op == "embedding":
         ids = below(dims[0][0], dims[1])
         return both(lambda table, ids: F.embedding(ids, table), [normal(dims[0]), ids])

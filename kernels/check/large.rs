@@ -27,6 +27,7 @@ use crate::rope::{self, Rope};
 use crate::scale::Scale as ScaleOp;
 use crate::splice::Splice;
 use crate::sum_squares::SumSquares;
+use crate::top_k::TopK;
 use crate::{DType, Op};
 
 /// Tokens of a training step.
@@ -99,6 +100,7 @@ pub fn cases(op: &str, scale: Scale) -> Vec<Case> {
         "scale" => vec![rows_of(HIDDEN[0], scale, ScaleOp { factor: 0.5 })],
         "splice" => splice(scale),
         "sum_squares" => sum_squares(scale),
+        "top_k" => top_k(scale),
         _ => vec![],
     }
 }
@@ -336,4 +338,18 @@ fn sum_squares(scale: Scale) -> Vec<Case> {
     };
     let [one, each] = PARAMETERS.map(|n| scale.elements(n));
     vec![case("64 M of f32", vec![one]), case("300 of 256 K of f32", vec![each; scale.count(300)])]
+}
+
+/// Logits of as many sequences as decode side by side, of LLaMA-2's vocabulary and of LLaMA-3's.
+fn top_k(scale: Scale) -> Vec<Case> {
+    let case = |sequences: usize, vocabulary: usize, k: usize| {
+        let (rows, width) = (scale.count(sequences), scale.width(vocabulary));
+        let op = TopK { k, columns: width };
+        Case::bench(format!("{k} of {sequences}x{vocabulary}"), op, [Input::normal([rows, width])])
+    };
+    let mut all = vec![];
+    for (sequences, vocabulary) in [(64, VOCABULARY), (16, 128_256)] {
+        all.extend([1, 50, 256].map(|k| case(sequences, vocabulary, k)));
+    }
+    all
 }

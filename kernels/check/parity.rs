@@ -13,7 +13,8 @@
 //! |got - want| <= 2 (u + sqrt(d) v) (|want| + sensitivity)
 //! ```
 //!
-//! d is counted from the op's own cost. Nothing here knows one op from another.
+//! d is counted from the op's own cost. Nothing here knows one op from another. Integers have to be exact, as the numbers
+//! that a run starts from are, and an infinity has to be the same one.
 
 use super::{Case, Of, Random};
 use crate::device::{Buffer, Device, Role};
@@ -204,9 +205,11 @@ impl Yardstick {
             let depth = flops as f64 / want.len().max(1) as f64 + widest;
             allowed(want, moved, dtype, depth)
         };
-        let outs = want.outs.iter().enumerate();
-        let outs =
-            outs.map(|(j, w)| allow(w, forward, &samples.iter().map(|s| &s.outs[j]).collect::<Vec<_>>()));
+        let kinds = case.op.infer(&specs)?.outs;
+        let outs = want.outs.iter().zip(&kinds).enumerate().map(|(j, (w, kind))| match kind.dtype {
+            DType::U32 => vec![0.0; w.len()],
+            _ => allow(w, forward, &samples.iter().map(|s| &s.outs[j]).collect::<Vec<_>>()),
+        });
         let grads = want.grads.iter().enumerate().map(|(i, w)| {
             let moved: Vec<_> = samples.iter().filter_map(|s| s.grads[i].as_ref()).collect();
             w.as_ref().map(|w| allow(w, backward, &moved))
@@ -239,7 +242,7 @@ fn allowed(want: &[f64], moved: &[&Vec<f64>], dtype: DType, depth: f64) -> Vec<f
 fn worst(got: &[f64], want: &[f64], allowed: &[f64]) -> f64 {
     assert_eq!(got.len(), want.len(), "as many elements in every type");
     let fraction = |((g, w), a): ((&f64, &f64), &f64)| match (g - w).abs() {
-        0.0 => 0.0,
+        _ if g == w => 0.0,
         error if error.is_finite() => error / a,
         _ => f64::INFINITY,
     };
@@ -276,6 +279,10 @@ mod tests {
     fn what_is_not_a_number_is_refused() {
         assert_eq!(worst(&[f64::NAN], &[1.0], &[1.0]), f64::INFINITY);
         assert_eq!(worst(&[f64::INFINITY], &[1.0], &[1.0]), f64::INFINITY);
+        assert_eq!(worst(&[f64::NAN], &[f64::NAN], &[1.0]), f64::INFINITY);
+        assert_eq!(worst(&[1.0], &[f64::INFINITY], &[f64::INFINITY]), f64::INFINITY);
+        assert_eq!(worst(&[f64::INFINITY], &[f64::NEG_INFINITY], &[1.0]), f64::INFINITY);
+        assert_eq!(worst(&[f64::INFINITY], &[f64::INFINITY], &[1.0]), 0.0);
         assert_eq!(worst(&[0.5], &[0.0], &[0.0]), f64::INFINITY);
     }
 }

@@ -123,27 +123,39 @@ static const Attribute ATTRIBUTES[] = {
     {36, 2619000},    // memory clock rate, kHz
     {37, 5120},       // memory bus width, bits
     {38, 50 << 20},   // L2 cache
-    {39, 2048},       // threads per multiprocessor
     {40, 3},          // copy engines
     {41, 1},          // unified addressing
     {50, 0},          // PCI domain
-    {75, 9},          // compute capability, major
-    {76, 0},          // and minor
     {78, 1},          // stream priorities
     {79, 1},          // L1 caches global memory
     {80, 1},          // L1 caches local memory
-    {81, 228 << 10},  // shared memory per multiprocessor
     {82, 65536},      // registers per multiprocessor
     {83, 0},          // managed memory: not simulated
     {95, 0},          // cooperative launch: not simulated, blocks run one after another
     {99, 1},          // host memory can be registered
-    {106, 32},        // blocks per multiprocessor
     {111, 1 << 10},   // shared memory per block that the system takes
     {115, 1},         // memory pools
     {120, 0},         // launches across clusters: not simulated
 };
 
-static void report_waits() { fprintf(stderr, "waits=%llu\n", static_cast<unsigned long long>(driver.waits)); }
+// Those that follow from the architecture, and from the settings.
+static bool of_architecture(int number, int& value) {
+  const Architecture& architecture = *driver.settings.architecture;
+  switch (number) {
+    case 39: return value = architecture.unit_threads, true;
+    case 75: return value = architecture.number / 10, true;  // compute capability, major
+    case 76: return value = architecture.number % 10, true;  // and minor
+    case 81: return value = architecture.unit_shared_bytes, true;
+    case 97: return value = driver.settings.shared_bytes, true;  // that a function may ask for
+    case 106: return value = architecture.unit_blocks, true;
+  }
+  return false;
+}
+
+static void report_waits() {
+  fprintf(stderr, "waits=%llu\ndownloaded=%llu\n", static_cast<unsigned long long>(driver.waits),
+          static_cast<unsigned long long>(driver.downloaded));
+}
 
 }  // namespace sim
 
@@ -179,12 +191,14 @@ SIM_EXPORT Result cuDeviceGetCount(int* count) { return *count = 1, on_device(0)
 SIM_EXPORT Result cuDeviceGet(int* device, int ordinal) { return *device = 0, on_device(ordinal); }
 SIM_EXPORT Result cuDeviceGetName(char* name, int size, int device) {
   if (Result wrong = on_device(device)) return wrong;
-  snprintf(name, size, "simulated sm_90");
+  snprintf(name, size, "simulated sm_%u", driver.settings.architecture->number);
   return SUCCESS;
 }
 SIM_EXPORT Result cuDeviceGetUuid_v2(char* uuid, int device) {
   if (Result wrong = on_device(device)) return wrong;
-  memcpy(uuid, "simulated sm_90", 16);
+  char name[17];  // "simulated sm_120" has 16 characters
+  snprintf(name, sizeof name, "simulated sm_%u", driver.settings.architecture->number);
+  memcpy(uuid, name, 16);
   return SUCCESS;
 }
 SIM_EXPORT Result cuDeviceGetUuid(char* uuid, int device) { return cuDeviceGetUuid_v2(uuid, device); }
@@ -194,8 +208,7 @@ SIM_EXPORT Result cuDeviceTotalMem_v2(size_t* bytes, int device) {
 }
 SIM_EXPORT Result cuDeviceGetAttribute(int* value, int number, int device) {
   if (Result wrong = on_device(device)) return wrong;
-  constexpr int SHARED_MEMORY_PER_BLOCK_OPTIN = 97;  // that a function may ask for
-  if (number == SHARED_MEMORY_PER_BLOCK_OPTIN) return *value = driver.settings.shared_bytes, SUCCESS;
+  if (of_architecture(number, *value)) return SUCCESS;
   for (const Attribute& attribute : ATTRIBUTES)
     if (attribute.number == number) return *value = attribute.value, SUCCESS;
   return complain(INVALID_VALUE, "device attribute " + std::to_string(number) + " is not simulated");

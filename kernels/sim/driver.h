@@ -110,7 +110,8 @@ struct Driver {
   Settings settings;
   Faults faults;
   Result sticky = SUCCESS;  // what a failed kernel left behind, for good
-  uint64_t waits = 0;  // calls that waited for the device
+  uint64_t waits = 0;       // calls that waited for the device
+  uint64_t downloaded = 0;  // bytes that copies took to the host
   int retained = 0;
   std::unique_ptr<Context> context;  // exists while it is retained
   Module* loading = nullptr;         // what kernels register into while their object is opened

@@ -198,8 +198,7 @@ SIM_EXPORT Result cuFuncSetCacheConfig(void* function, int) {
 // a card may run fewer.
 SIM_EXPORT Result cuOccupancyMaxActiveBlocksPerMultiprocessor(int* blocks, void* function, int threads,
                                                               size_t dynamic_shared) {
-  constexpr int MOST_BLOCKS = 32, MOST_THREADS = 2048;
-  constexpr size_t SHARED = 228 << 10, RESERVED = 1 << 10, GRAIN = 128;
+  constexpr size_t RESERVED = 1 << 10, GRAIN = 128;
   return call([&](Context& context) -> Result {
     auto kernel = find(context.functions, function);
     if (!kernel) return INVALID_HANDLE;
@@ -208,7 +207,9 @@ SIM_EXPORT Result cuOccupancyMaxActiveBlocksPerMultiprocessor(int* blocks, void*
     if (static_cast<unsigned>(threads) > kernel->max_threads || dynamic_shared > kernel->dynamic_limit) return SUCCESS;
     int whole_warps = (threads + 31) / 32 * 32;
     size_t shared = (dynamic_shared + GRAIN - 1) / GRAIN * GRAIN + RESERVED;
-    *blocks = std::min({MOST_BLOCKS, MOST_THREADS / whole_warps, static_cast<int>(SHARED / shared)});
+    const Architecture& unit = *driver.settings.architecture;
+    *blocks = std::min({static_cast<int>(unit.unit_blocks), static_cast<int>(unit.unit_threads) / whole_warps,
+                        static_cast<int>(unit.unit_shared_bytes / shared)});
     return SUCCESS;
   });
 }

@@ -57,13 +57,25 @@ fs::path home() {
   return dladdr(reinterpret_cast<void*>(&home), &info) ? fs::path(info.dli_fname).parent_path() : fs::path();
 }
 
+// What kernels ask for which architecture they are compiled: "90a" is __CUDA_ARCH__ 900 with the instructions of sm_90a.
+bool define_architecture(const std::string& name, std::vector<std::string>& arguments) {
+  size_t digits = name.find_first_not_of("0123456789");
+  std::string number = name.substr(0, digits), rest = name.substr(number.size());
+  if (number.empty() || (rest != "" && rest != "a")) return false;
+  arguments.push_back("-D__CUDA_ARCH__=" + number + "0");
+  if (rest == "a") arguments.push_back("-D__CUDA_ARCH_FEAT_SM" + number + "_ALL");
+  return true;
+}
+
 // The compiler's arguments for one of NVRTC's options; false for an option it cannot honour.
 bool translate(const std::string& option, std::vector<std::string>& arguments) {
   auto starts = [&](const char* prefix) { return option.rfind(prefix, 0) == 0; };
   if (starts("-D")) arguments.push_back(option);
   else if (starts("--define-macro=")) arguments.push_back("-D" + option.substr(strlen("--define-macro=")));
   else if (starts("--std=")) arguments.push_back("-" + option.substr(1));
-  else return starts("--gpu-architecture=") || option == "--generate-line-info";  // mean nothing here
+  else if (starts("--gpu-architecture=sm_"))
+    return define_architecture(option.substr(strlen("--gpu-architecture=sm_")), arguments);
+  else return option == "--generate-line-info";  // means nothing here
   return true;
 }
 

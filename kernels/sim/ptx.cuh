@@ -25,7 +25,6 @@ typedef long long i64;
 #define gridDim (sim_thread.grid_dim)
 #define DEV static inline
 #define __restrict__
-#define __CUDA_ARCH__ 900  // which of two ways a kernel takes, where it has two
 #define __shared__ _Pragma("GCC error \"shared memory is declared with SMEM_ARRAY or DYN_SMEM\"")
 
 // The caller's place in the source, as default arguments: what deadlock and divergence reports name.
@@ -207,7 +206,9 @@ DEV void store_release(u32* to, u32 value) { __atomic_store_n(to, value, __ATOMI
 DEV void wait_acquire(const u32* from, u32 value, SIM_HERE) {
   while (load_acquire(from) != value) sim_spin(file, line);
 }
+#if __CUDA_ARCH__ >= 900
 DEV void reduce_add_4(float* to, const float (&values)[4], SIM_HERE) { sim_reduce_add(to, values, 4, file, line); }
+#endif
 
 DEV void named_barrier_sync(u32 id, u32 threads, SIM_HERE) { sim_barrier(id, threads, true, file, line); }
 DEV void named_barrier_arrive(u32 id, u32 threads, SIM_HERE) { sim_barrier(id, threads, false, file, line); }
@@ -220,6 +221,8 @@ struct alignas(64) TensorMap {
 #define TENSOR_MAP(name) const TensorMap name
 
 DEV u32 shared_address(const void* pointer, SIM_HERE) { return sim_shared_address(pointer, file, line); }
+
+#if __CUDA_ARCH__ >= 900
 
 DEV void mbarrier_init(u64* barrier, u32 arrivals, SIM_HERE) { sim_mbarrier_init(barrier, arrivals, file, line); }
 DEV void fence_mbarrier_init() { sim_fence_mbarrier_init(); }
@@ -243,6 +246,9 @@ template <int N>
 DEV void tma_store_wait() {
   sim_tma_store_wait(N, false);
 }
+
+#endif
+#ifdef __CUDA_ARCH_FEAT_SM90_ALL
 
 static inline void sim_whole_warp(SimCollective op, int argument, const char* file, int line) {
   SimLane lane{nullptr, nullptr, 0, argument};
@@ -279,3 +285,5 @@ DEV void wgmma_bf16(float (&d)[R], u64 a, u64 b, bool accumulate, SIM_HERE) {
   SimLane lane{&what, d, sizeof d, 0};
   sim_collective(SIM_WGMMA, ~0u, &lane, file, line);
 }
+
+#endif

@@ -57,6 +57,7 @@ static Result download(Context& context, void* to, Pointer from, size_t bytes, v
   bool pinned = context.holds_pinned(to, bytes), recorded = is_recorded(context, stream);
   Result result = enqueue(context, stream, [&context, to, from, bytes, pinned] {
     if (!device_holds(context, from, bytes) || (pinned && !host_holds(context, to, bytes))) return;
+    driver.downloaded += bytes;
     memcpy(to, host(from), bytes);
   });
   if (result || pinned || recorded) return result;

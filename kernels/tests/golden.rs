@@ -164,6 +164,7 @@ fn op(name: &str, p: &Value) -> Box<dyn Op> {
         "scale" => Box::new(kernels::scale::Scale { factor: float(p, "factor") }),
         "splice" => Box::new(kernels::splice::Splice),
         "sum_squares" => Box::new(kernels::sum_squares::SumSquares),
+        "top_k" => Box::new(kernels::top_k::TopK { k: int(p, "k"), columns: int(p, "columns") }),
         other => panic!("{other}: no golden case says how to build it"),
     }
 }

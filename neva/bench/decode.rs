@@ -6,6 +6,7 @@
 use super::Sizes;
 use crate::Result;
 use crate::model::{LlmInit, Model, ModelConfig, NewRows, ProjectorConfig, Source, Sources, Trainable};
+use crate::sampling::{Logits, Sampling};
 use engine::{DType, Device};
 use kernels::random::Random;
 use serde_json::{Value, json};
@@ -52,16 +53,17 @@ impl DecodeBench {
         let mut cache = model.cache(device, 1, self.prompt + self.tokens)?;
         let mut random = Random::new(0, 0);
         let mut ids: Vec<u32> = (0..self.prompt).map(|_| random.below(self.vocab as u32)).collect();
-        let mut first = 0;
+        let (mut first, greedy) = (0, Sampling::default());
         let mut feed = |ids: &[u32]| -> Result<(f64, u32)> {
             let start = Instant::now();
             let positions = (first..first + ids.len() as u32).collect();
             let rows =
                 NewRows { ids: ids.to_vec(), slots: vec![0; ids.len()], positions, ..NewRows::default() };
-            let logits = model.extend(device, &mut cache, &rows, &[ids.len() as u32 - 1])?.to_f64()?;
-            let likeliest = (0..logits.len()).max_by(|&a, &b| logits[a].total_cmp(&logits[b]));
+            let logits = model.extend(device, &mut cache, &rows, &[ids.len() as u32 - 1])?;
+            let likeliest = Logits::read(&logits, self.vocab, &greedy)?;
             first += ids.len() as u32;
-            Ok((start.elapsed().as_secs_f64() * 1e3, likeliest.expect("a vocabulary has words") as u32))
+            let took = start.elapsed().as_secs_f64() * 1e3;
+            Ok((took, likeliest.choose(0, &[], &greedy, &mut random)))
         };
         let mut ms = vec![];
         let (prompt_ms, mut next) = feed(&ids)?;

@@ -3,8 +3,9 @@
 use std::path::PathBuf;
 
 use super::bench::Dtype;
-use neva::generate::{Answerer, Sampling};
+use neva::generate::Answerer;
 use neva::image::Image;
+use neva::sampling::Sampling;
 use neva::{Result, device, train};
 
 /// Answer one prompt, about images if there are any

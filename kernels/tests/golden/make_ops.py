@@ -333,6 +333,19 @@ case(
     [(values(7), "T"), (values(2, 3), "T"), (values(1), "T")],
 )
 
+# No two values are equal, so that the order of ids is not PyTorch's to choose.
+distinct = torch.randperm(3 * 40, generator=generator, dtype=torch.float64).view(3, 40) / 16 - 3
+for k, columns in [(1, 40), (7, 40), (31, 31)]:
+    top = lambda x: torch.topk(x[:, :columns], k)
+    case("top_k", f"{k} of {columns}", lambda x: list(top(x)), [(distinct, "T")], {"k": k, "columns": columns})
+case(
+    "top_k",
+    "the first of equal values",
+    lambda x: [x.max(-1, keepdim=True).values, x.argmax(-1, keepdim=True)],
+    [(torch.tensor([[1.0, 4, 4, 0], [-1, -2, -1, -3]]), "T")],
+    {"k": 1, "columns": 4},
+)
+
 for op, cases in files.items():
     lines = ",\n".join(json.dumps(c, separators=(",", ":")) for c in cases)
     (HERE / f"{op}.json").write_text(f"[\n{lines}\n]\n")
