@@ -154,11 +154,11 @@ mod tests {
     use engine::{DType, Device};
 
     fn logits(values: &[f32]) -> Tensor {
-        Tensor::from_f32(&Device::cpu(), DType::F32, [1, values.len()], values).unwrap()
+        Tensor::from_f32(&Device::cpu(), DType::F32, [1, values.len()], values).expect("on the host")
     }
 
     fn chosen(values: &[f32], seen: &[u32], sampling: &Sampling, random: &mut Random) -> u32 {
-        Logits::read(&logits(values), values.len(), sampling).unwrap().choose(0, seen, sampling, random)
+        Logits::read(&logits(values), values.len(), sampling).expect("k fits").choose(0, seen, sampling, random)
     }
 
     #[test]
