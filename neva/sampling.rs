@@ -158,7 +158,9 @@ mod tests {
     }
 
     fn chosen(values: &[f32], seen: &[u32], sampling: &Sampling, random: &mut Random) -> u32 {
-        Logits::read(&logits(values), values.len(), sampling).expect("k fits").choose(0, seen, sampling, random)
+        Logits::read(&logits(values), values.len(), sampling)
+            .expect("k fits")
+            .choose(0, seen, sampling, random)
     }
 
     #[test]
