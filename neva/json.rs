@@ -1,11 +1,13 @@
-//! JSON files, read strictly: UTF-8 without a byte order mark, and no key twice in one object.
+//! JSON files, read strictly: UTF-8 without a byte order mark, no key twice in one object, and no more memory than
+//! [`MOST_PER_BYTE`].
 //!
-//! serde_json takes the last of two equal keys without a word; which one the author of the file meant is not known.
+//! serde_json takes the last of two equal keys without a word; which one the author of the file meant is not known. And
+//! an object of one key, eight bytes of a text, is 632 bytes in its tree.
 
 use std::fmt;
 use std::path::Path;
 
-use serde::de::{Deserialize, Deserializer, Error as _, MapAccess, SeqAccess, Visitor};
+use serde::de::{DeserializeSeed, Deserializer, Error as _, MapAccess, SeqAccess, Visitor};
 use serde_json::{Map, Number, Value};
 
 use crate::{Error, Result};
@@ -19,7 +21,9 @@ pub(crate) fn read(path: &Path) -> Result<Value> {
 /// The value in the bytes of a file. The error is a sentence without the file's name.
 pub(crate) fn parse(bytes: &[u8]) -> std::result::Result<Value, String> {
     check_text(bytes)?;
-    serde_json::from_slice::<Strict>(bytes).map(|strict| strict.0).map_err(|error| describe(&error))
+    let mut json = serde_json::Deserializer::from_slice(bytes);
+    let tree = Strict(&mut Room::of(bytes)).deserialize(&mut json);
+    tree.and_then(|tree| json.end().map(|()| tree)).map_err(|error| describe(&error))
 }
 
 /// Refuses bytes that are no UTF-8 text, by what they seem to be.
@@ -50,19 +54,57 @@ pub(crate) fn describe(error: &serde_json::Error) -> String {
     if error.is_data() { text } else { format!("not JSON: {text}") }
 }
 
-/// A value none of whose objects has a key twice.
-pub(crate) struct Strict(pub(crate) Value);
+/// Bytes of memory that the tree may take for a byte of the text. A vocabulary of short words, the densest text that
+/// anybody means, takes half of it.
+const MOST_PER_BYTE: usize = 32;
 
-impl<'de> Deserialize<'de> for Strict {
-    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> std::result::Result<Self, D::Error> {
-        deserializer.deserialize_any(Tree).map(Strict)
+/// Bytes that it may take whatever the text: a short one may be dense.
+const FREE_BYTES: usize = 1 << 16;
+
+/// What an item of a list takes.
+const VALUE_BYTES: usize = size_of::<Value>();
+
+/// What a node of an object takes, with its part of the nodes above.
+const NODE_BYTES: usize = 11 * (size_of::<String>() + VALUE_BYTES) + 128;
+
+/// The entries for which an object has a node: 11 fit, but when they come in order each is split at the sixth.
+const NODE_ENTRIES: usize = 6;
+
+/// The memory that is left to a tree.
+pub(crate) struct Room(usize);
+
+impl Room {
+    /// That for the tree of this text.
+    pub(crate) fn of(text: &[u8]) -> Room {
+        Room(MOST_PER_BYTE * text.len() + FREE_BYTES)
+    }
+
+    fn take<E: serde::de::Error>(&mut self, bytes: usize) -> std::result::Result<(), E> {
+        self.0 = self.0.checked_sub(bytes).ok_or_else(|| {
+            E::custom(format!(
+                "holds so many short lists or objects that each byte takes {MOST_PER_BYTE} of memory"
+            ))
+        })?;
+        Ok(())
+    }
+
+    fn give(&mut self, bytes: usize) {
+        self.0 += bytes;
     }
 }
 
-/// Builds the value.
-struct Tree;
+/// Reads a value none of whose objects has a key twice, and for which there is room.
+pub(crate) struct Strict<'a>(pub(crate) &'a mut Room);
 
-impl<'de> Visitor<'de> for Tree {
+impl<'de> DeserializeSeed<'de> for Strict<'_> {
+    type Value = Value;
+
+    fn deserialize<D: Deserializer<'de>>(self, deserializer: D) -> std::result::Result<Value, D::Error> {
+        deserializer.deserialize_any(self)
+    }
+}
+
+impl<'de> Visitor<'de> for Strict<'_> {
     type Value = Value;
 
     fn expecting(&self, f: &mut fmt::Formatter) -> fmt::Result {
@@ -89,17 +131,22 @@ impl<'de> Visitor<'de> for Tree {
         Ok(Number::from_f64(value).map_or(Value::Null, Value::Number))
     }
 
-    fn visit_str<E>(self, value: &str) -> std::result::Result<Value, E> {
+    fn visit_str<E: serde::de::Error>(self, value: &str) -> std::result::Result<Value, E> {
+        self.0.take(value.len())?;
         Ok(value.into())
-    }
-
-    fn visit_string<E>(self, value: String) -> std::result::Result<Value, E> {
-        Ok(Value::String(value))
     }
 
     fn visit_seq<A: SeqAccess<'de>>(self, mut list: A) -> std::result::Result<Value, A::Error> {
         let mut items = Vec::new();
-        while let Some(Strict(item)) = list.next_element()? {
+        while let Some(item) = list.next_element_seed(Strict(&mut *self.0))? {
+            let full = items.len();
+            if full == items.capacity() {
+                // Twice as much, and until it is copied the old beside the new. A list of one item has room for one.
+                let more = full.max(1);
+                self.0.take((full + more) * VALUE_BYTES)?;
+                items.reserve_exact(more);
+                self.0.give(full * VALUE_BYTES);
+            }
             items.push(item);
         }
         Ok(Value::Array(items))
@@ -111,7 +158,9 @@ impl<'de> Visitor<'de> for Tree {
             if object.contains_key(&key) {
                 return Err(A::Error::custom(format!("{} is given twice", shorten(key.as_str()))));
             }
-            let Strict(value) = map.next_value()?;
+            let node = if object.len().is_multiple_of(NODE_ENTRIES) { NODE_BYTES } else { 0 };
+            self.0.take(node + key.len())?;
+            let value = map.next_value_seed(Strict(&mut *self.0))?;
             object.insert(key, value);
         }
         Ok(Value::Object(object))
@@ -161,5 +210,17 @@ mod tests {
         for (bytes, message) in cases {
             assert_eq!(error(bytes), message);
         }
+    }
+
+    #[test]
+    fn a_tree_far_larger_than_its_text_is_refused() {
+        let list = |item: &str, count| format!("[{}]", vec![item; count].join(","));
+        let item = "{\"\":0}";
+        assert!(parse(list(item, 100).as_bytes()).is_ok());
+        let error = parse(list(item, 100_000).as_bytes()).err().unwrap_or_default();
+        let words =
+            "holds so many short lists or objects that each byte takes 32 of memory at line 1 column ";
+        assert!(error.starts_with(words), "{error}");
+        assert!(parse(list("\"a word\"", 100_000).as_bytes()).is_ok());
     }
 }

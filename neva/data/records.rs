@@ -24,7 +24,7 @@ use serde::de::{SeqAccess, Visitor};
 use serde_json::{Map, Value};
 
 use crate::error::one_line;
-use crate::json::{Strict, check_text, describe, shorten};
+use crate::json::{Room, Strict, check_text, describe, shorten};
 use crate::{Error, Result};
 
 /// Where an image stands in a text.
@@ -63,7 +63,7 @@ pub fn read(path: &Path) -> Result<Vec<Record>> {
     let file = std::fs::read(path).map_err(Error::io(path))?;
     let whole = |message: String| Error::DataFile { path: path.into(), message };
     check_text(&file).map_err(whole)?;
-    let mut list = List { path, records: Vec::new(), begun: false, failed: None };
+    let mut list = List { path, file: &file, records: Vec::new(), begun: false, failed: None };
     let mut json = serde_json::Deserializer::from_slice(&file);
     let read = json.deserialize_seq(&mut list).and_then(|()| json.end());
     if let Some(error) = list.failed {
@@ -71,7 +71,7 @@ pub fn read(path: &Path) -> Result<Vec<Record>> {
     }
     let records = list.records.len();
     match read {
-        // Behind the first bracket a key that is given twice is the only wrong data.
+        // Behind the first bracket only a key that is given twice and too large a tree are wrong data.
         Err(error) if error.is_data() && list.begun => Err(Error::Data {
             path: path.into(),
             record: records.to_string(),
@@ -92,6 +92,8 @@ pub fn read(path: &Path) -> Result<Vec<Record>> {
 /// Takes the records one by one, so that no more than one of them is in memory as JSON.
 struct List<'a> {
     path: &'a Path,
+    /// Its bytes.
+    file: &'a [u8],
     records: Vec<Record>,
     /// Whether it is a list.
     begun: bool,
@@ -108,7 +110,7 @@ impl<'de> Visitor<'de> for &mut List<'_> {
 
     fn visit_seq<A: SeqAccess<'de>>(self, mut list: A) -> std::result::Result<(), A::Error> {
         self.begun = true;
-        while let Some(Strict(value)) = list.next_element()? {
+        while let Some(value) = list.next_element_seed(Strict(&mut Room::of(self.file)))? {
             let name = name(self.records.len(), &value);
             match record(name.clone(), &value) {
                 Ok(record) => self.records.push(record),
