@@ -48,14 +48,15 @@ impl Answerer {
         }
         let extras = checkpoint.extras();
         let path = dir.join("config.json");
-        let bad = |key: &str, value: &str| Error::Checkpoint {
+        let bad = |key: &str, value: &str, words: String| Error::Checkpoint {
             path: path.clone(),
-            message: format!("neva.{key}: {value:?} is not known"),
+            message: format!("neva.{key}: expected {words}, got {value:?}"),
         };
         let template = Template::from_word(&extras.conv_template)
-            .ok_or_else(|| bad("conv_template", &extras.conv_template))?;
-        let mode = Mode::from_name(&extras.image_aspect_ratio)
-            .ok_or_else(|| bad("image_aspect_ratio", &extras.image_aspect_ratio))?;
+            .ok_or_else(|| bad("conv_template", &extras.conv_template, Template::WORDS.join(" or ")))?;
+        let mode = Mode::from_name(&extras.image_aspect_ratio).ok_or_else(|| {
+            bad("image_aspect_ratio", &extras.image_aspect_ratio, Mode::ALL.map(Mode::name).join(" or "))
+        })?;
         let preprocess = preprocess(dir, config.vision.image_size, mode)?;
         Ok(Answerer { device: device.clone(), model, tokenizer, preprocess, template })
     }

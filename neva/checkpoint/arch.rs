@@ -53,15 +53,19 @@ fn act_name(kind: Act) -> &'static str {
     }
 }
 
-fn act_of(name: &str) -> Option<Act> {
-    Some(match name {
+/// The activation that a part's `hidden_act` names.
+fn act_of(part: &Node, name: &str) -> Result<Act> {
+    Ok(match name {
         "gelu" => Act::GeluErf,
         "gelu_pytorch_tanh" | "gelu_new" => Act::GeluTanh,
         "quick_gelu" => Act::QuickGelu,
         "relu2" => Act::SquaredRelu,
         "relu" => Act::Relu,
         "silu" | "swish" => Act::Silu,
-        _ => return None,
+        other => {
+            let known = "gelu, gelu_pytorch_tanh, gelu_new, quick_gelu, relu2, relu, silu or swish";
+            return Err(part.error("hidden_act", format!("{other:?} is not supported, expected {known}")));
+        }
     })
 }
 
@@ -259,8 +263,7 @@ fn vision(root: &Node, v: &Node) -> Result<VisionConfig> {
         heads: v.whole("num_attention_heads", Some(12), HEADS)?,
         ffn_size: v.whole("intermediate_size", Some(3072), INNER)?,
         eps: v.real("layer_norm_eps", Some(1e-5), EPSILON)?,
-        activation: act_of(name)
-            .ok_or_else(|| v.error("hidden_act", format!("{name:?} is not supported")))?,
+        activation: act_of(v, name)?,
         select_layer: root.i64("vision_feature_layer", Some(-2))?,
         keep_class: match root.str("vision_feature_select_strategy", Some("default"))? {
             "default" => false,
@@ -300,7 +303,7 @@ fn llm(root: &Node, t: &Node, ours: &Node) -> Result<LlmConfig> {
     };
     let default_act = if gated { "silu" } else { "relu2" };
     let name = t.str("hidden_act", Some(default_act))?;
-    let mlp = if gated { act_of(name).map(Mlp::Gated) } else { act_of(name).map(Mlp::Plain) };
+    let act = act_of(t, name)?;
     let hidden_size = t.whole("hidden_size", Some(4096), WIDTH)?;
     let heads = t.whole("num_attention_heads", Some(32), HEADS)?;
     if !t.has("head_dim") {
@@ -330,7 +333,7 @@ fn llm(root: &Node, t: &Node, ours: &Node) -> Result<LlmConfig> {
             NormKind::Rms => t.real("rms_norm_eps", Some(1e-6), EPSILON)?,
             _ => t.real("norm_eps", Some(1e-5), EPSILON)?,
         },
-        mlp: mlp.ok_or_else(|| t.error("hidden_act", format!("{name:?} is not supported")))?,
+        mlp: if gated { Mlp::Gated(act) } else { Mlp::Plain(act) },
         bias: attention_bias,
         rope_theta: rope.real("rope_theta", Some(t.real("rope_theta", Some(10000.0), THETA)?), THETA)?,
         rotary_percentage: rope.real(

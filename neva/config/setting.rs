@@ -313,6 +313,9 @@ macro_rules! choices {
         }
 
         impl $name {
+            /// Every word in the YAML.
+            pub const WORDS: &'static [&'static str] = &[$($word),*];
+
             /// The word in the YAML.
             pub fn word(self) -> &'static str {
                 match self { $(Self::$variant => $word,)* }
@@ -329,7 +332,7 @@ macro_rules! choices {
 
         impl $crate::config::setting::Setting for $name {
             fn read(value: &$crate::config::value::Value, at: &$crate::config::setting::At) -> $crate::Result<Self> {
-                let words = [$($word),*].join(" or ");
+                let words = Self::WORDS.join(" or ");
                 let given = value.scalar_text();
                 match given.as_deref() {
                     $(Some($word $(| $other)*) => Ok(Self::$variant),)*

@@ -28,6 +28,9 @@ pub enum Mode {
 }
 
 impl Mode {
+    /// Every mode.
+    pub const ALL: [Self; 3] = [Self::Square, Self::Pad, Self::Keep];
+
     /// The name that configurations use.
     pub fn name(self) -> &'static str {
         match self {
@@ -39,7 +42,7 @@ impl Mode {
 
     /// The mode of that name.
     pub fn from_name(name: &str) -> Option<Self> {
-        [Self::Square, Self::Pad, Self::Keep].into_iter().find(|mode| mode.name() == name)
+        Self::ALL.into_iter().find(|mode| mode.name() == name)
     }
 }
 

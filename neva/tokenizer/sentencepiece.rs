@@ -277,10 +277,18 @@ impl SentencePiece {
         let mut at = part.start;
         loop {
             let found = self.control.find(text, at);
-            let end = found.map_or(text.len(), |(start, ..)| start);
-            self.encode_segment(vocabulary, text, at..end, &mut pieces);
-            let Some((start, end, id)) = found else { break };
-            pieces.push(Piece { id, span: start..end });
+            let segment = at..found.map_or(text.len(), |(start, ..)| start);
+            let before = pieces.len();
+            self.encode_segment(vocabulary, text, segment.clone(), &mut pieces);
+            // Spaces alone may be left out: they belong to the control piece behind them, or else to the one before.
+            let left_out = pieces.len() == before;
+            let Some((start, end, id)) = found else {
+                if let Some(last) = pieces.last_mut().filter(|_| left_out) {
+                    last.span.end = segment.end;
+                }
+                break;
+            };
+            pieces.push(Piece { id, span: if left_out { segment.start } else { start }..end });
             at = end;
         }
         pieces

@@ -135,8 +135,13 @@ fn safetensors(data: &[u8], dir: &Path) -> usize {
 }
 
 /// Texts with what tokenizers treat in a way of their own.
-const TEXTS: [&str; 4] =
-    ["", "  Hello,\n world's 12345!  ", "<s>é漢🦀</s> <image> a", "\u{2581}\u{2581} x\u{0}\u{fffd}"];
+const TEXTS: [&str; 5] = [
+    "",
+    "<s> </s>  ",
+    "  Hello,\n world's 12345!  ",
+    "<s>é漢🦀</s> <image> a",
+    "\u{2581}\u{2581} x\u{0}\u{fffd}",
+];
 
 fn tokenizer(path: &Path) {
     let Some(tokenizer) = sentence(Tokenizer::load_file(path)) else { return };
