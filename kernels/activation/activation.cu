@@ -1,6 +1,7 @@
 // Activation function CURVE, forward and backward (mod.rs and cuda/curve.cuh have the equations).
 //
 // Mapping   One grid-stride loop over vectors of 16 bytes (elementwise.cuh).
+// Tile      fwd, bwd: {ELEMENTWISE_THREADS * IN_FLIGHT} vectors at a time.
 // Memory    Forward reads x and writes y, 4 bytes per element in bf16; backward reads x and dy and writes dx over dy, 6
 //           bytes. Four vectors of each are on their way per thread. What is left of a last vector, and views that
 //           are not 16-byte aligned, go one value at a time. Registers by NVRTC 12.9 in

@@ -2,6 +2,7 @@
 //
 // Mapping   A block per chunk of 16 K elements of one tensor (tensors.cuh), each thread two vectors of four elements at
 //           a time.
+// Tile      fwd: {CHUNK} elements of one tensor.
 // Memory    28 bytes a parameter with a bf16 weight: gradient, m, v and master are read, m, v, master and weight
 //           written, each once, 16 bytes an access (8 for a bf16 weight), eight loads of a thread in flight. The ends
 //           of tensors and those that are not aligned go one by one. Registers by NVRTC 12.9: 60 with a bf16 weight

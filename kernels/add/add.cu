@@ -2,6 +2,8 @@
 //
 // Mapping   Same shape: one grid-stride loop over vectors of 16 bytes (elementwise.cuh). Repeating: the grid's x covers
 //           the columns and its y the rows; a thread keeps its vector of b in registers and walks down the rows.
+// Tile      fwd_onto: {ELEMENTWISE_THREADS * IN_FLIGHT} vectors at a time.
+//           fwd_repeating: {ELEMENTWISE_THREADS} vectors across, every gridDim.y-th row.
 // Memory    sum and addend are read once and sum is written once: 6 bytes per element in bf16, or 10 for bf16 onto f32,
 //           whose vectors have four values. Four vectors of each are on their way per thread. What is left of a last
 //           vector, rows that 16 bytes do not divide and views that are not aligned go one value at a time.

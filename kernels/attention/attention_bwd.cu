@@ -20,6 +20,8 @@
 //           1.5 times what it would without. A turn's word is released in the middle of the next turn, when its
 //           reductions are long done, so that the fence finds nothing to wait for. Instead of adding to zeros, the
 //           first to come writes.
+// Tile      bwd_kv: {KEYS} keys of a key head x {QUERIES} queries at a time, {WARPS} warps.
+//           bwd_q: {16 * WARPS} queries of a head.
 // Memory    q, k, v and dout reach shared memory by 16-byte copies that do not wait, a turn ahead where there is room
 //           for two tiles (STAGES); HBM once, L2 for the rest. lse and delta (8 bytes per query) are prefetched into
 //           registers. Workspace: dq in f32, padded to HEAD_WIDTH, 8 bytes per query and head, the words. Shared memory

@@ -8,6 +8,8 @@
 //           tile, and every eighth vector of four columns of its sums. bwd_kv goes over the queries of all heads that
 //           share the key head, so no sum is shared between blocks. In causal attention a block skips the tiles it
 //           cannot see, and those with most to do come first.
+// Tile      fwd, bwd_q: {TILE} queries of a head x {TILE} keys at a time.
+//           bwd_kv: {TILE} keys of a key head x {TILE} queries at a time.
 // Memory    Tiles lie in dynamic shared memory with 4 values of padding per row: rows begin an odd number of 16-byte
 //           groups apart, so the eight rows that eight threads read at once lie in different banks. Loads are 16
 //           bytes; each row of the other side is read once per tile of rows. Per 16 FMAs of a score a thread loads

@@ -7,6 +7,7 @@
 //           keys that no query of the block sees are not loaded, those that no query of a warp sees not multiplied by
 //           it, and only tiles that cut a warp's diagonal or the sequence's end are masked. Warps without queries help
 //           to load and no more, so 257 tokens cost two tiles and a load, not three tiles.
+// Tile      fwd: {QUERIES} queries of a head x {KEYS} keys at a time, {THREADS / 32} warps.
 // Memory    qkv is read once from HBM, in 16-byte copies to shared memory that pass the registers by; keys and values
 //           again from L2 for each further tile of queries. Shared memory by width 32, 64, 96, 128, 192, 256: 24, 48,
 //           60, 80, 72, 96 KiB, so two blocks fit a multiprocessor. ldmatrix and copies without bank conflicts

@@ -2,6 +2,7 @@
 //
 // Mapping   A group of `lanes` lanes (a power of two up to 32) takes the products of one (token, head); a block has
 //           256 / lanes of them, in the order in which they lie in memory.
+// Tile      bwd_rows: {THREADS} / lanes pairs of token and head.
 // Memory    dout and out are read once, 16 bytes per lane, contiguously over a warp; lse once. The pairs are written
 //           (heads, tokens), since backward reads those of one head for neighbouring tokens: 8 bytes for every
 //           4 head_dim (bf16) that are read. Bound by memory bandwidth.

@@ -7,6 +7,8 @@
 //           sum: a block per row and head adds the chunks up; without it where one chunk holds all.
 //           Chunks do not depend on the number of rows or on the longest of them, and are added in order: a row has
 //           the same bits alone and in a batch.
+// Tile      fwd_split: {CHUNK} keys x up to {MOST_HEADS} heads of a row.
+//           fwd_sum: 1 head of a row.
 // Memory    Every key and value that a row sees is read once per four query heads, 16 bytes per lane, contiguous over
 //           a head, eight loads in flight per lane; the rest is small. Bound by memory bandwidth: 4 head_dim bytes
 //           (bf16) per key, key head and row. With 8 x 1024 keys and 32 heads a launch has 2048 blocks of 64 KiB each.
@@ -143,8 +145,15 @@ DEV void attend_chunk(const T* q, const T* keys, const T* values, u64 stride, u3
       const u32 column = (at.place + i * lanes) * N;
       if (lane < lanes && column < head_dim)
 #pragma unroll
-        for (u32 p = 0; p < N / 4; p++)
-          *(Vector<float, 4>*)(sums + (warp * HEADS + h) * head_dim + column + p * 4) = part[p];
+        for (u32 p = 0; p < N / 4; p++) {
+          // Four lanes of eight write the other part first: then eight lanes write to all banks, not twice to half of them.
+          const bool own_turn = N == 4 || lane / 4 % 2 == 0;
+          const u32 other = N / 4 - 1 - p, place = own_turn ? p : other;
+          Vector<float, 4> next;
+#pragma unroll
+          for (u32 e = 0; e < 4; e++) next.at[e] = own_turn ? part[p].at[e] : part[other].at[e];
+          *(Vector<float, 4>*)(sums + (warp * HEADS + h) * head_dim + column + place * 4) = next;
+        }
     }
   __syncthreads();
   for (u32 i = threadIdx.x; i < heads * head_dim; i += THREADS) {

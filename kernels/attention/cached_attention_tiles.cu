@@ -4,6 +4,7 @@
 // Mapping   A block is one tile of rows of one head. Rows that follow each other in one slot are a run; a block takes
 //           its runs one after the other, so rows of one prompt share the tiles of its keys, and any order of rows is
 //           right. Rows outside the run see none of its keys. The last tiles, which see most, come first.
+// Tile      fwd_tiles: {QUERIES} rows of a head x {KEYS} keys at a time, {THREADS / 32} warps.
 // Memory    As attention_fwd.cu, with keys and values from the cache.
 // Hazards   Contents are not trusted: a row whose slot or position is beyond the cache (or `max_len`) sees no key and
 //           gives NaN. Between runs a barrier, since the ring starts anew; before the end a wait for the queries, which

@@ -1,6 +1,7 @@
 // Conversion between f32 and bf16.
 //
 // Mapping   One grid-stride loop over vectors of four values (elementwise.cuh).
+// Tile      fwd: {ELEMENTWISE_THREADS * IN_FLIGHT * 4} elements at a time.
 // Memory    One read and one write per element: 16-byte accesses on the side of f32 and 8-byte ones on that of bf16,
 //           four of each per thread on their way. Registers by NVRTC 12.9 on sm_90a: 32. What is left of a last vector, and views that are not 16-byte aligned, go
 //           one value at a time.

@@ -5,6 +5,8 @@
 //           in order. The grid's x strides over the tiles; its y covers the chunks, each a row of the result, which
 //           gpu.rs sums again if there is more than one. Backward: the grid's x strides over the columns, a
 //           thread keeps its vector and writes it to every gridDim.y-th row.
+// Tile      fwd: 32 vectors across, {WARPS} rows at a time.
+//           bwd: {ELEMENTWISE_THREADS} vectors across, every gridDim.y-th row.
 // Memory    Forward reads each value once, four rows of a lane on their way, and writes 1/256 of that. Widths that
 //           16 bytes do not divide, and views, take the same code with vectors of one value. Shared memory: 18 KB.
 //           Registers by NVRTC 12.9 on sm_90a: at most 62, nothing spilled.

@@ -4,6 +4,9 @@
 //           of its values and the sum of e^(x - largest), the block joins these pairs, then each thread writes the
 //           gradient over its values. `total` is one block that adds the rows' terms; `bwd` does nothing unless dloss
 //           is not 1, which it reads on the device.
+// Tile      fwd: 1 row.
+//           bwd: {ELEMENTWISE_THREADS * IN_FLIGHT} vectors at a time.
+//           fwd_total: all terms.
 // Memory    A row's first 512 * KEEP vectors (32768 bf16, 16384 f32 values) stay in registers from the first pass to
 //           the second: the logits are read once and the gradient is written once, 4 bytes a value in bf16. What lies
 //           beyond is read a second time, from L2. Eight loads of a thread are in flight, beyond the kept part one: of
@@ -38,16 +41,17 @@ struct Softmax {
 // Takes in the vectors x[k] at first + k blockDim.x, those of them that are below `vectors`.
 template <class T, int N, int K>
 DEV void absorb(Softmax& s, const Vector<T, N> (&x)[K], u32 first, u32 vectors) {
+  const auto exists = [&](int k) { return first + k * blockDim.x < vectors; };
   float largest = s.largest;
 #pragma unroll
   for (int k = 0; k < K; k++)
-    if (first + k * blockDim.x < vectors)
+    if (exists(k))
 #pragma unroll
       for (int i = 0; i < N; i++) largest = fmaxf(largest, load(x[k].at[i]));
   float sum = s.sum * exponential(s.largest - largest, T());
 #pragma unroll
   for (int k = 0; k < K; k++)
-    if (first + k * blockDim.x < vectors)
+    if (exists(k))
 #pragma unroll
       for (int i = 0; i < N; i++) sum += exponential(load(x[k].at[i]) - largest, T());
   s.largest = largest, s.sum = sum;

@@ -3,6 +3,7 @@
 // Mapping   The grid's x covers the columns and its y the rows. A thread takes the 16-byte vectors t,
 //           t + gridDim.x * blockDim.x, ... of every gridDim.y-th row; a counter gives the random words of four
 //           columns, so a vector of four f32 takes one and one of eight bf16 takes two.
+// Tile      fwd: {ELEMENTWISE_THREADS * COLUMNS} vectors across, every gridDim.y-th row.
 // Memory    One read and one write per element; a row's key is one read for all its threads. Two vectors of a thread
 //           are on their way at a time: the ten rounds of two products for each counter, some 15 integer
 //           operations per element, keep a multiprocessor as busy as the memory does. Rows that 16 bytes do not divide

@@ -6,6 +6,10 @@
 //           columns if it is shorter than MANY. `many` sums the longer ones (a placeholder id may own most positions):
 //           each holds a place that MANY divides, and the block at the first such place in it does, for 32 vectors of
 //           columns, with eight warps that take every eighth position and add up their sums in order.
+// Tile      fwd: 1 row.
+//           bwd_order: {THREADS / WARPS} positions.
+//           bwd_few: the rows of an id with fewer than {MANY}.
+//           bwd_many: the rows of an id with more, 32 vectors at a time.
 // Memory    16 bytes an access (8 of a bf16 dy that is summed in f32), four of a thread in flight. Forward reads and
 //           writes each row once. Backward reads each row of dy once and touches rows of the table that no id names
 //           only to zero them. `order` compares every id with every other, 32 at once per warp, out of the first-level

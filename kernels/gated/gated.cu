@@ -2,6 +2,7 @@
 //
 // Mapping   The grid's x covers the columns of y and its y the rows; a thread takes the 16-byte vectors
 //           t, t + gridDim.x * blockDim.x, ... of gate and of up, and of its rows every gridDim.y-th.
+// Tile      fwd, bwd: {ELEMENTWISE_THREADS * COLUMNS} vectors across, every gridDim.y-th row.
 // Memory    gate, up and dy are read once, each result is written once: 6 bytes per element of y forward in bf16 and
 //           10 backward. Two columns at a time keep four (six) loads of a thread on their way. Rows whose halves are
 //           not 16-byte aligned (odd widths, views) take the same code with vectors of one value. Registers by

@@ -1,6 +1,7 @@
 // The last columns of some rows into given rows of a cache (mod.rs has the details).
 //
 // Mapping   A block per row.
+// Tile      fwd: 1 row.
 // Memory    16 bytes an access, four of a thread in flight; read once, written once. Rows that are not 16-byte aligned
 //           take the same code with vectors of one value. Registers by NVRTC 12.9: at most 40, none spilled.
 // Hazards   Rows with places of their own are written apart; of rows that share one, which gets there is open, value

@@ -3,12 +3,17 @@
 // Mapping   As rms_norm.cu: one block per row at a time, vectors of 16 bytes; backward with persistent blocks that keep
 //           their shares of dw and db in registers and end by writing a row of each `partial`, of which column_sum
 //           makes dw and db.
+// Tile      fwd: 1 row.
+//           bwd: every gridDim.x-th row.
 // Memory    x, and in backward dy too, are read once: a row's first 256 * KEEP vectors (up to 8192 bf16, 4096 f32 values)
 //           stay in registers for the mean, the variance and the result; what lies beyond is read again for each, from
 //           L2. w and b come from L2. Rows that are not 16-byte aligned (odd widths, views) take the same code with vectors
 //           of one value. Shared memory: 256 bytes forward, 512 backward. Registers
 //           by NVRTC 12.9 in bf16 on sm_90a for KEEP = 1, 2, 4: forward 32, 40, 48, backward 72, 104, 158, nothing
 //           spilled.
+//           A vector of eight columns of `partial` takes two accesses of 16 bytes, and lanes are 32 bytes apart: each
+//           access touches twice the sectors that it fills, both the same, so HBM sees them once. Halves exchanged
+//           between lanes would mend that for four shuffles a vector; but of 8192 rows of 4096 it is some 3 % of the bytes.
 // Hazards   The variance is the mean square of the centred row: E[x^2] - E[x]^2 would cancel. Sums are in f32 in a
 //           fixed order: no atomics, the same bits every run. block_sum needs its two arrays (see reduce.cuh); forward
 //           sums twice per row, so its two are that of the mean and that of the variance.

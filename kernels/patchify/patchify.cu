@@ -2,6 +2,8 @@
 //
 // Mapping   Forward: a block per patch, that is per row of y. Backward: a block per line of an image, which looks up
 //           where each of its pixels lies in y; what no patch reaches becomes zero.
+// Tile      fwd: 1 patch.
+//           bwd: 1 line of an image.
 // Memory    A vector never leaves one line of one patch, so its width is what divides the patch and the image line: 16
 //           bytes for patch 16, 4 for patch 14 in bf16, less if an address is not aligned. Writes are contiguous.
 //           Reads are contiguous over a line of a patch; the block of the neighbouring patch finds the rest of a

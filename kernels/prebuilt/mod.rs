@@ -64,6 +64,7 @@ pub(crate) const PROGRAMS: &[(&str, &[u8])] = &[
     ("scale", include_bytes!("scale.bin")),
     ("splice", include_bytes!("splice.bin")),
     ("sum_squares", include_bytes!("sum_squares.bin")),
+    ("top_k", include_bytes!("top_k.bin")),
     ("transfers", include_bytes!("transfers.bin")),
     ("wgmma", include_bytes!("wgmma.bin")),
     ("wrappers", include_bytes!("wrappers.bin")),

@@ -3,11 +3,14 @@
 // Mapping   One block per row at a time. The threads of a block are slots of as many threads as half a head has
 //           vectors: a thread takes one vector of the first half and its partner of the second, in every slots-th
 //           head, and so keeps the cosines and sines it needs in registers for all of them.
+// Tile      fwd, bwd: 1 row, {HEADS_AT_ONCE} heads of a thread at a time.
 // Memory    Rotated columns of q and k are read once and written once, 4 bytes per element in bf16; others, and the v
 //           heads, are not touched. A row's table comes from L2, once per slot. A thread has the vectors of four
 //           heads on their way, 8 loads of 16 bytes; heads that 16 bytes do not divide, and views, take the same
 //           code with vectors of one value. Registers by NVRTC 12.9 on sm_90a: 128 in bf16, 70 in f32, nothing
 //           spilled.
+//           Eight cosines take two accesses of 16 bytes, and lanes are 32 bytes apart: each access touches twice the
+//           sectors that it fills. The second finds them in L1, and of a row with 64 heads the table is 1 byte in 64.
 // Hazards   A thread that reads two partners rewrites both; nobody else touches them. The threads beyond the last
 //           whole slot return at once: there is no barrier.
 // Source    Su et al. 2021, equation 34, half-rotation form.

@@ -1,6 +1,7 @@
 // Product with a constant, in place; forward and backward are the same.
 //
 // Mapping   One grid-stride loop over vectors of 16 bytes (elementwise.cuh).
+// Tile      fwd: {ELEMENTWISE_THREADS * IN_FLIGHT} vectors at a time.
 // Memory    One read and one write per element, four vectors of a thread on their way. What is left of a last vector,
 //           and views that are not 16-byte aligned, go one value at a time. Registers by NVRTC 12.9 on sm_90a:
 //           at most 40.

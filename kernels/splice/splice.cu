@@ -2,6 +2,7 @@
 //
 // Mapping   A block per feature: forward copies it over the row of y that it replaces; backward copies that row of the
 //           gradient out and zeroes it, either if wanted. The rows in between are never touched.
+// Tile      fwd, bwd: 1 row of features.
 // Memory    16 bytes an access, four of a thread in flight; each row is read once and written once. Rows that are not
 //           16-byte aligned take the same code with vectors of one value. Registers by NVRTC 12.9: at most 40, none
 //           spilled.

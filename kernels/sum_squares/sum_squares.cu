@@ -2,6 +2,8 @@
 //
 // Mapping   A block per chunk of 16 K elements of one tensor (tensors.cuh), which writes its sum to `partial`; then
 //           `total` is one block that adds these up.
+// Tile      fwd: {CHUNK} elements of one tensor.
+//           fwd_total: all chunks.
 // Memory    Every element is read once, 16 bytes an access, four of a thread in flight; the ends of tensors and those
 //           that are not aligned go one by one. A chunk's partial sum is 8 bytes for its 32 KB or more. Shared
 //           memory: 256 bytes. Registers by NVRTC 12.9: at most 48, none spilled.

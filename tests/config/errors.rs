@@ -249,6 +249,10 @@ fn values_that_do_not_fit_each_other_are_both_named() {
             "model.kv_channels: a head is 4 wide; expected a multiple of 8, at most 256",
         ),
         (
+            vec!["model.hidden_size=1024", "model.num_attention_heads=2"],
+            "model.kv_channels: a head is 512 wide; expected a multiple of 8, at most 256",
+        ),
+        (
             vec!["model.kv_channels=12"],
             "model.kv_channels: a head is 12 wide; expected a multiple of 8, at most 256",
         ),
