@@ -225,6 +225,17 @@ fn range(numbers: &BTreeSet<u64>) -> String {
     if least == most { least.to_string() } else { format!("{least}-{most}") }
 }
 
+/// Texts that are the same but for numbers, as one with ranges.
+fn merged(texts: &BTreeSet<String>) -> String {
+    let rows: Vec<Vec<&str>> = texts.iter().map(|text| text.split(' ').collect()).collect();
+    let word = |i: usize| {
+        let numbers: Option<BTreeSet<u64>> = rows.iter().map(|row| row[i].parse().ok()).collect();
+        assert!(numbers.is_some() || rows.iter().all(|row| row[i] == rows[0][i]), "{texts:?}");
+        numbers.map_or(rows[0][i].to_string(), |numbers| range(&numbers))
+    };
+    (0..rows[0].len()).map(word).collect::<Vec<_>>().join(" ")
+}
+
 fn ratio([moved, least]: [u64; 2]) -> String {
     if least == 0 { "-".into() } else { format!("{:.2}", moved as f64 / least as f64) }
 }
@@ -238,7 +249,7 @@ fn table(kernels: &BTreeMap<String, Kernel>) -> String {
         let _ = write!(
             table,
             "| `{name}` | {} | {} | {} | {} | {} ",
-            kernel.tiles.iter().map(String::as_str).collect::<Vec<_>>().join("; "),
+            merged(&kernel.tiles),
             range(&kernel.threads),
             range(&kernel.registers),
             range(&kernel.shared_bytes),
@@ -262,7 +273,7 @@ fn moved_table(passes: &[Moved]) -> String {
     let mut table = String::from(
         "| op, case | pass | has to move, kB | kernels have to, kB | moved, kB | of what it has to |\n|---|---|---|---|---|---|\n",
     );
-    for Moved { op, case, pass, bytes } in passes {
+    for Moved { op, case, pass, bytes } in passes.iter().filter(|moved| moved.bytes[0] >= 10_000) {
         let [least, own, moved] = bytes.map(|b| format!("{:.1}", b as f64 / 1e3));
         let ratio = ratio([bytes[2], bytes[0]]);
         let _ = writeln!(table, "| {op}, {case} | {pass} | {least} | {own} | {moved} | {ratio} |");
