@@ -2,25 +2,30 @@
 //!
 //! ```text
 //! task: a block of rows and columns of C, all of k (tasks run in parallel, none shares a sum with another)
-//!   for each block of at most `depth` steps of k               in order: sums are joined block after block
-//!     pack these columns of A                                  second-level cache
-//!     for each strip of columns
-//!       pack this strip of B                                   first-level cache
-//!       for each few rows: the micro-kernel                    registers
+//!   for some hundred columns
+//!     for each block of at most `depth` steps of k             in order: sums are joined block after block
+//!       pack this block of B, strip by strip                   second-level cache
+//!       for each few rows
+//!         pack this panel of A                                 first-level cache
+//!         for each strip: the micro-kernel                     registers
 //! ```
 //!
-//! A strip of B is packed when it is needed and used while it is near, so a product with one row packs no more
-//! than one with a thousand, and nothing larger than a strip is ever written back.
+//! So C is written along its rows, and between two visits of an element lie as many steps of k as a strip is long. While
+//! the micro-kernels of a panel run they ask for the panel that will be packed next, and near their end for the rows of C that
+//! they will add to: memory works while they do.
+//!
+//! With few rows, it is B that takes the time. Then A is packed once, and B strip by strip as it is needed, or, for the very
+//! fewest, not at all.
 //!
 //! **A row of C depends on its own row of A alone.** The blocks of k follow from K and nothing else, the
 //! micro-kernel adds within a block in the order of k, and blocks are joined in order. How C is cut into tasks, tiles
 //! and edges decides only who computes an element: one row or a batch, one thread or many give equal bits.
 
 use super::bf16::Pairs;
-use super::pack::{self, Layout, Matrix, Scratch};
-use super::tile::{Accumulator, Call, MAX_STRIP, Tile};
-use crate::dtype::{Element, Float, Real};
-use crate::simd::Path;
+use super::pack::{self, Matrix, Scratch};
+use super::tile::{Accumulator, Ahead, Call, LINE, Tile};
+use crate::dtype::Real;
+use crate::simd::{Path, vectorize};
 use rayon::prelude::*;
 use std::ops::Range;
 
@@ -51,28 +56,26 @@ const TASK_FLOPS: usize = 4 << 20;
 /// The least bytes of B that are: about as long, from memory.
 const TASK_BYTES: usize = 512 << 10;
 
-/// Rows of A that are packed at once. Their blocks of k take a fifth of a second-level cache of 2 MiB: with more, the
-/// strips of B and the rows of C that pass through push them out.
-const MAX_ROWS: usize = 512;
+/// The most rows that are few: what is packed of B is used so seldom that it should lie near when it is.
+const FEW_ROWS: usize = 64;
 
-/// The most elements of A packed at once, if there are so few rows that several blocks of k fit.
-const MAX_PACKED: usize = 1 << 17;
+/// Strips of a block of B for few rows, if rows of B are contiguous. If columns are, one strip is packed at a time.
+const FEW_STRIPS: usize = 4;
 
-/// The most columns of B packed at once.
-const MAX_COLS: usize = 2016;
+/// The most elements of A that are packed once for all columns.
+const MAX_KEPT: usize = 1 << 18;
 
-/// The most columns for which A is read where it lies: used by so few strips, packing it does not pay.
-const DIRECT_COLS: usize = 192;
+/// Panels of A that are packed together where its columns are contiguous, so that more of a line is used at once.
+const GROUP: usize = 4;
 
-/// The same if all of k is one block.
-const DIRECT_COLS_SHALLOW: usize = 400;
+/// Steps of k that are packed of one strip before the next strip, where rows of B are contiguous.
+const NEAR: usize = 64;
 
-/// The most columns whose sums are kept aside, in a buffer of their own.
-const MAX_SUMS: usize = 960;
+/// The most rows whose sums are kept aside from one block of k to the next.
+const MAX_SUMMED: usize = 2048;
 
-/// With more steps of k than this, sums of a wide C are kept aside even if C could hold them: its rows lie pages
-/// apart, and every block of k would fetch and write them all.
-const FAR_DEPTH: usize = 768;
+/// Bytes of a page, at a multiple of which lines share sets of the cache.
+const PAGE: usize = 4096;
 
 /// Computes `p` into `c`, [batch, m, n], on the chosen path.
 pub fn multiply<T: Real<Acc: Accumulator>, C: Real<Acc = T::Acc>>(p: &Product<T>, c: &mut [C]) {
@@ -195,160 +198,268 @@ struct Part<'a, T: Real<Acc: 'static>, C> {
     c: *mut C,
 }
 
+/// In which blocks some rows are computed.
+struct Blocks {
+    /// How many blocks of k there are.
+    count: usize,
+    /// The most columns of a block of B, and how many that is in whole registers.
+    width: usize,
+    padded: usize,
+    /// Rows of A that are packed together.
+    group: usize,
+    /// Whether all of A is packed once, for all columns.
+    kept: bool,
+    /// Whether B is read where it lies.
+    direct: bool,
+}
+
+/// Some rows and steps of k of A.
+struct Piece<'a, T> {
+    a: Matrix<'a, T>,
+    rows: usize,
+    depth: usize,
+}
+
 impl<T: Real<Acc: Accumulator>, C: Real<Acc = T::Acc>> Part<'_, T, C> {
+    /// Whether sums are kept in a buffer of their own, since C has not their type.
+    const ASIDE: bool = size_of::<C>() != size_of::<T::Acc>();
+
     /// # Safety
     /// Nobody else reads or writes these rows and columns of C; the path is one that this machine has.
     unsafe fn run(&self, scratch: &mut Scratch) {
-        let far = self.product.k > FAR_DEPTH && self.cols.len() > MAX_SUMS;
-        let in_place = C::DTYPE == T::Acc::DTYPE && !far;
-        let most = if in_place { [usize::MAX, MAX_COLS] } else { [MAX_ROWS, MAX_SUMS] };
-        let height = even(self.rows.len(), most[0], self.tile.rows);
-        let width = even(self.cols.len(), most[1], self.tile.cols);
-        for rows in pieces(&self.rows, height) {
-            for cols in pieces(&self.cols, width) {
-                // SAFETY: these rows and columns belong to this part.
-                unsafe {
-                    let c = self.c.add(rows.start * self.product.n + cols.start);
-                    if in_place {
-                        self.sum(&rows, &cols, scratch, c.cast(), self.product.n, self.product.accumulate);
-                    } else {
-                        let mut sums = std::mem::take(&mut scratch.c);
-                        self.sum_aside(&rows, &cols, scratch, c, &mut sums);
-                        scratch.c = sums;
-                    }
-                }
-            }
-        }
-    }
-
-    /// As [`Part::sum`] in a buffer aside, then rounded to C once.
-    ///
-    /// # Safety
-    /// As [`Part::sum`].
-    unsafe fn sum_aside(
-        &self,
-        rows: &Range<usize>,
-        cols: &Range<usize>,
-        scratch: &mut Scratch,
-        c: *mut C,
-        sums: &mut pack::Block,
-    ) {
-        let (height, width) = (rows.len(), cols.len());
-        let sums = sums.take::<T::Acc>(height * width);
-        let row = |i: usize| {
-            // SAFETY: rows of C lie n apart, and this part alone uses `width` elements of each.
-            unsafe { std::slice::from_raw_parts_mut(c.add(i * self.product.n), width) }
+        let depth = even(self.product.k, self.tile.depth, 16);
+        let height = if Self::ASIDE && self.product.k > depth {
+            even(self.rows.len(), MAX_SUMMED, self.tile.rows)
+        } else {
+            self.rows.len()
         };
-        if self.product.accumulate {
-            for (i, sums) in sums.chunks_exact_mut(width).enumerate() {
-                for (sum, c) in sums.iter_mut().zip(row(i)) {
-                    *sum = c.to_acc();
-                }
-            }
+        for rows in pieces(&self.rows, height) {
+            // SAFETY: these rows and columns belong to this part.
+            unsafe { self.sum(&rows, depth, scratch) };
         }
-        // SAFETY: `sums` holds these rows and columns.
-        unsafe { self.sum(rows, cols, scratch, sums.as_mut_ptr(), width, self.product.accumulate) };
-        crate::simd::vectorize(
-            #[inline(always)]
-            || {
-                for (i, sums) in sums.chunks_exact(width).enumerate() {
-                    for (sum, c) in sums.iter().zip(row(i)) {
-                        *c = C::from_acc(*sum);
-                    }
-                }
-            },
-        );
     }
 
-    /// Sums these rows and columns into `c`, whose rows lie `c_row` apart.
+    /// How `rows` rows are computed in blocks of `depth` steps of k.
+    fn blocks(&self, rows: usize, depth: usize) -> Blocks {
+        let (p, tile) = (self.product, self.tile);
+        let count = p.k.div_ceil(depth).max(1);
+        let kept = rows * count * depth <= MAX_KEPT;
+        let few = rows <= FEW_ROWS;
+        let narrow = few && kept && p.b.col != 1;
+        let direct = narrow && rows <= tile.direct;
+        let (most, unit) = match () {
+            _ if direct => (tile.lanes, tile.lanes),
+            _ if narrow => (tile.cols, tile.cols),
+            _ if few => (FEW_STRIPS * tile.cols, tile.cols),
+            _ => (tile.width, tile.cols),
+        };
+        let width = even(self.cols.len(), most, unit);
+        let padded = self.cols.len().min(width).next_multiple_of(tile.lanes);
+        let panels = match p.a.col {
+            _ if kept => rows.div_ceil(tile.rows),
+            1 => 1,
+            _ => GROUP,
+        };
+        Blocks { count, width, padded, group: rows.min(panels * tile.rows), kept, direct }
+    }
+
+    /// Computes these rows, in blocks of `depth` steps of k.
     ///
     /// # Safety
-    /// `c` is valid for these rows and columns, and nobody else uses them.
-    unsafe fn sum(
-        &self,
-        rows: &Range<usize>,
-        cols: &Range<usize>,
-        scratch: &mut Scratch,
-        c: *mut T::Acc,
-        c_row: usize,
-        accumulate: bool,
-    ) {
+    /// As [`Part::run`].
+    unsafe fn sum(&self, rows: &Range<usize>, depth: usize, scratch: &mut Scratch) {
         let (p, tile) = (self.product, self.tile);
         let a = Matrix { data: &p.a.data[self.batch * p.m * p.k..], ..p.a };
         let b = Matrix { data: &p.b.data[self.batch * p.k * p.n..], ..p.b };
-        let depth = even(p.k, tile.depth, 16);
-        let height = even(rows.len(), MAX_ROWS, tile.rows);
-        let few = if p.k <= depth { DIRECT_COLS_SHALLOW } else { DIRECT_COLS };
-        let direct = T::DTYPE == T::Acc::DTYPE && a.col == 1 && cols.len() <= few;
-        let (layout, a_len) = if direct {
-            (Layout { row: a.row, col: 1, panel: tile.rows * a.row }, 0)
-        } else {
-            pack::layout(&a, tile.rows, height, depth)
+        let blocks = self.blocks(rows.len(), depth);
+        let Blocks { width, padded, group, kept, direct, .. } = blocks;
+        let summed = match blocks.count {
+            _ if !Self::ASIDE => 0,
+            1 => tile.rows,
+            _ => rows.len(),
         };
-        let blocks = p.k.div_ceil(depth).max(1);
-        // With few rows, several blocks of k are packed at once, so that B is read in long runs. With many, the
-        // strips of B are kept for the next rows.
-        let once = rows.len() <= height;
-        let group = if once { (MAX_PACKED / a_len.max(1)).clamp(1, blocks) } else { 1 };
-        let packed_a = scratch.a.take(group * a_len);
-        let packed_b = scratch.b.take(depth * if once { tile.cols } else { cols.len() + tile.lanes });
-        for first in (0..blocks).step_by(group) {
-            let group = first..blocks.min(first + group);
-            let depth_of = |block: usize| depth.min(p.k - block * depth);
-            for i in rows.clone().step_by(height) {
-                let height = height.min(rows.end - i);
-                for block in group.clone().filter(|_| !direct) {
-                    let (a, out) = (a.from(i, block * depth), &mut packed_a[(block - first) * a_len..]);
-                    pack::block_a(a, tile.rows, height, depth_of(block), layout, out);
+        let packed_a = scratch.a.take::<T::Acc>(group * depth * if kept { blocks.count } else { 1 });
+        let packed_b = scratch.b.take::<T::Acc>(if direct { 0 } else { depth * padded });
+        let sums = scratch.c.take::<T::Acc>(summed * padded);
+        let wide = scratch.bias.take::<T::Acc>(padded);
+        for cols in pieces(&self.cols, width) {
+            for (wide, bias) in wide.iter_mut().zip(p.bias.iter().flat_map(|bias| &bias[cols.clone()])) {
+                *wide = bias.to_acc();
+            }
+            for block in 0..blocks.count {
+                let (first, steps) = (block * depth, depth.min(p.k - block * depth));
+                let last = block + 1 == blocks.count;
+                if !direct {
+                    // SAFETY: the path is one that this machine has.
+                    unsafe { self.pack_b(b.from(first, 0), steps, &cols, depth, packed_b) };
                 }
-                let mut j = cols.start;
-                while j < cols.end {
-                    let width = tile.strip(cols.end - j);
-                    let used = width.min(cols.end - j);
-                    for block in group.clone() {
-                        let slot = if once { 0 } else { (j - cols.start) * depth };
-                        let strip = &mut packed_b[slot..][..depth_of(block) * width];
-                        if i == rows.start {
-                            let b = b.from(block * depth, j);
-                            // SAFETY: the path is one that this machine has.
-                            unsafe { pack::strip(self.path, b, depth_of(block), used, width, strip) };
-                        }
-                        let panels = if direct {
-                            a.from(i, block * depth).data.as_ptr().cast()
+                for together in pieces(rows, group) {
+                    let panels = &mut packed_a[if kept { block * group * depth } else { 0 }..];
+                    if !kept || cols.start == self.cols.start {
+                        let a = a.from(together.start, first);
+                        // SAFETY: the path is one that this machine has.
+                        unsafe { pack::panels(self.path, a, tile.rows, together.len(), steps, panels) };
+                    }
+                    let (i, k) = match together.end {
+                        end if end < rows.end => (end, first),
+                        _ => (rows.start, first + depth),
+                    };
+                    let wanted = if kept || k >= p.k { 0 } else { group.min(rows.end - i) };
+                    let next =
+                        Piece { a: a.from(i, k), rows: wanted, depth: depth.min(p.k.saturating_sub(k)) };
+                    let calls = group.div_ceil(tile.rows) * strips(tile, &cols).count();
+                    let mut ahead = next.shared_by(calls);
+                    for these in pieces(&together, tile.rows) {
+                        // SAFETY: rows and columns of C, which belong to this part.
+                        let to = unsafe { self.c.add(these.start * p.n + cols.start) };
+                        let size = (these.len(), cols.len());
+                        let (c, c_row) = if Self::ASIDE {
+                            let at = if blocks.count == 1 { 0 } else { (these.start - rows.start) * padded };
+                            (sums[at..].as_mut_ptr(), padded)
                         } else {
-                            packed_a[(block - first) * a_len..].as_ptr()
+                            (to.cast::<T::Acc>(), p.n)
                         };
-                        let bias = p.bias.filter(|_| block + 1 == blocks).map(|bias| {
-                            let mut wide = [T::Acc::ZERO; MAX_STRIP];
-                            for (wide, b) in wide.iter_mut().zip(&bias[j..j + used]) {
-                                *wide = b.to_acc();
-                            }
-                            wide
-                        });
-                        for row in (0..height).step_by(tile.rows) {
+                        let panel = panels[(these.start - together.start) * steps..].as_ptr();
+                        if Self::ASIDE && block == 0 && p.accumulate {
+                            // SAFETY: rows of C lie n apart, and this part alone uses these columns of each.
+                            unsafe { widen(to, p.n, c, c_row, size) };
+                        }
+                        for (j, width) in strips(tile, &cols) {
+                            let beside = j - cols.start;
                             let call = Call {
-                                rows: tile.rows.min(height - row),
-                                cols: used,
-                                depth: depth_of(block),
-                                a: panels.wrapping_add(row / tile.rows * layout.panel),
-                                a_row: layout.row,
-                                a_col: layout.col,
-                                b: strip.as_ptr(),
-                                b_row: width,
-                                c: c.wrapping_add((i - rows.start + row) * c_row + (j - cols.start)),
+                                rows: these.len(),
+                                cols: width.min(cols.end - j),
+                                depth: steps,
+                                a: panel,
+                                b: packed_b[if direct { 0 } else { beside * depth }..].as_ptr(),
+                                c: c.wrapping_add(beside),
                                 c_row,
-                                accumulate: accumulate || block > 0,
-                                bias: bias.as_ref(),
+                                accumulate: p.accumulate || block > 0,
+                                bias: p.bias.filter(|_| last).map(|_| wide[beside..].as_ptr()),
+                                ahead: ahead.next().unwrap_or_else(|| Ahead::nothing(panel)),
                             };
-                            // SAFETY: A lies or was packed as `layout` says, the strip was packed for these columns,
-                            // and c is the caller's promise.
-                            unsafe { (tile.run)(&call) };
+                            // SAFETY: both operands were packed for these rows, columns and steps, or B holds them;
+                            // C or the sums have these rows and columns, which belong to this part.
+                            unsafe {
+                                if direct {
+                                    T::Acc::direct(self.path, b.from(first, j), &call);
+                                } else {
+                                    (tile.run)(&call);
+                                }
+                            }
+                        }
+                        if Self::ASIDE && last {
+                            // SAFETY: as for widening.
+                            unsafe { round(c, c_row, to, p.n, size) };
                         }
                     }
-                    j += width;
                 }
             }
         }
+    }
+
+    /// Packs `steps` steps of k of some columns, strip by strip, with room for `depth` steps of each.
+    ///
+    /// # Safety
+    /// This machine has the instructions of the path.
+    unsafe fn pack_b(
+        &self,
+        b: Matrix<T>,
+        steps: usize,
+        cols: &Range<usize>,
+        depth: usize,
+        out: &mut [T::Acc],
+    ) {
+        // Rows of B, if contiguous, are read further than a strip before the next rows, which lie pages apart.
+        let run = if b.col == 1 { NEAR } else { depth };
+        for k in (0..steps).step_by(run) {
+            let run = run.min(steps - k);
+            for (j, width) in strips(self.tile, cols) {
+                let to = &mut out[(j - cols.start) * depth + k * width..][..run * width];
+                // SAFETY: the caller's promise.
+                unsafe { pack::strip(self.path, b.from(k, j), run, width.min(cols.end - j), width, to) };
+            }
+        }
+    }
+}
+
+impl<T> Piece<'_, T> {
+    /// The lines of it, a share for each of `calls` micro-kernels.
+    fn shared_by(&self, calls: usize) -> impl Iterator<Item = Ahead> + use<T> {
+        let (a, size) = (&self.a, size_of::<T>());
+        let (along, across, distance) =
+            if a.col == 1 { (self.depth, self.rows, a.row) } else { (self.rows, self.depth, a.col) };
+        // Lines that lie pages apart share few sets of a cache: they would push each other out.
+        let across = if along == 0 || (a.col * size).is_multiple_of(PAGE) { 0 } else { across };
+        let run = (along * size).div_ceil(LINE);
+        let start = a.data.as_ptr();
+        let share = across.div_ceil(calls).max(1);
+        (0..across).step_by(share).map(move |first| Ahead {
+            at: start.wrapping_add(first * distance).cast(),
+            left: run,
+            run,
+            jump: (distance * size).wrapping_sub((run - 1) * LINE),
+            runs: share.min(across - first),
+        })
+    }
+}
+
+/// Columns cut into strips: the first of each, and how wide it is, in whole registers.
+fn strips<A>(tile: &Tile<A>, cols: &Range<usize>) -> impl Iterator<Item = (usize, usize)> {
+    let strip = move |j: usize| (j, tile.strip(cols.end - j));
+    let next = move |&(j, width): &(usize, usize)| Some(j + width).filter(|&j| j < cols.end).map(strip);
+    std::iter::successors(Some(strip(cols.start)), next)
+}
+
+/// Elements of C as sums.
+///
+/// # Safety
+/// Both are valid for these rows and columns, and nobody else uses them.
+unsafe fn widen<C: Real>(
+    c: *const C,
+    c_row: usize,
+    sums: *mut C::Acc,
+    sums_row: usize,
+    size: (usize, usize),
+) {
+    for i in 0..size.0 {
+        // SAFETY: the caller's promise.
+        let (c, sums) = unsafe {
+            (
+                std::slice::from_raw_parts(c.add(i * c_row), size.1),
+                std::slice::from_raw_parts_mut(sums.add(i * sums_row), size.1),
+            )
+        };
+        vectorize(
+            #[inline(always)]
+            || sums.iter_mut().zip(c).for_each(|(sum, c)| *sum = c.to_acc()),
+        );
+    }
+}
+
+/// Sums as elements of C.
+///
+/// # Safety
+/// As [`widen`].
+unsafe fn round<C: Real>(
+    sums: *const C::Acc,
+    sums_row: usize,
+    c: *mut C,
+    c_row: usize,
+    size: (usize, usize),
+) {
+    for i in 0..size.0 {
+        // SAFETY: the caller's promise.
+        let (sums, c) = unsafe {
+            (
+                std::slice::from_raw_parts(sums.add(i * sums_row), size.1),
+                std::slice::from_raw_parts_mut(c.add(i * c_row), size.1),
+            )
+        };
+        vectorize(
+            #[inline(always)]
+            || c.iter_mut().zip(sums).for_each(|(c, sum)| *c = C::from_acc(*sum)),
+        );
     }
 }
 

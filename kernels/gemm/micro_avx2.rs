@@ -3,14 +3,20 @@
 //! 12 sums, two vectors of the strip and one broadcast value of A take 15 of 16 registers. 256 steps of a strip take 16 KiB,
 //! half of a first-level cache.
 
+use super::pack::widen;
 use super::tile::{Call, Run, Tile};
+use crate::dtype::Real;
 use std::arch::x86_64::*;
 
 /// Floats of one register.
 const LANES: usize = 8;
 
+/// Rows of a call.
+const ROWS: usize = 6;
+
 /// See the module.
-pub const F32: Tile<f32> = Tile { rows: 6, lanes: LANES, cols: 2 * LANES, depth: 256, run };
+pub const F32: Tile<f32> =
+    Tile { rows: ROWS, lanes: LANES, cols: 2 * LANES, depth: 256, width: 256, direct: 0, run };
 
 macro_rules! table {
     ($vectors:literal) => {
@@ -54,13 +60,13 @@ unsafe fn kernel<const ROWS: usize, const VECTORS: usize>(call: &Call<f32>) {
         }
         for (i, sums) in sums.iter_mut().enumerate() {
             // SAFETY: row i is below `call.rows`, and this is one of `depth` columns.
-            let value = unsafe { _mm256_broadcast_ss(&*a.add(i * call.a_row)) };
+            let value = unsafe { _mm256_broadcast_ss(&*a.add(i)) };
             for (sum, strip) in sums.iter_mut().zip(strip) {
                 *sum = _mm256_fmadd_ps(value, strip, *sum);
             }
         }
-        a = a.wrapping_add(call.a_col);
-        b = b.wrapping_add(call.b_row);
+        a = a.wrapping_add(ROWS);
+        b = b.wrapping_add(VECTORS * LANES);
     }
     // A lane is stored if its number is below what the last vector has of columns.
     let left = (call.cols - (VECTORS - 1) * LANES) as i32;
@@ -75,7 +81,7 @@ unsafe fn kernel<const ROWS: usize, const VECTORS: usize>(call: &Call<f32>) {
                     sum = _mm256_add_ps(_mm256_maskload_ps(c, mask), sum);
                 }
                 if let Some(bias) = call.bias {
-                    sum = _mm256_add_ps(sum, _mm256_loadu_ps(bias.as_ptr().add(v * LANES)));
+                    sum = _mm256_add_ps(sum, _mm256_loadu_ps(bias.add(v * LANES)));
                 }
                 _mm256_maskstore_ps(c, mask, sum);
             }
@@ -83,39 +89,46 @@ unsafe fn kernel<const ROWS: usize, const VECTORS: usize>(call: &Call<f32>) {
     }
 }
 
-/// See [`super::tile::Accumulator::transpose`]: blocks of 8 by 8.
+/// See [`super::tile::Accumulator::transpose`]: blocks of 8 by 8, and one of 6 columns, which is what a panel of A has.
 #[target_feature(enable = "avx2,fma")]
-pub fn transpose<T: crate::dtype::Real<Acc = f32>>(
+pub fn transpose<T: Real<Acc = f32>>(
     [cols, depth]: [usize; 2],
     from: &[T],
     distance: usize,
     out: &mut [f32],
     width: usize,
 ) -> [usize; 2] {
-    let [cols, depth] = [cols, depth].map(|n| n / LANES * LANES);
+    let depth = depth / LANES * LANES;
+    let cols = cols / LANES * LANES + if cols % LANES >= ROWS { ROWS } else { 0 };
     if cols == 0 || depth == 0 {
         return [0, 0];
     }
-    assert!((cols - 1) * distance + depth <= from.len(), "the columns to pack lie in B");
-    assert!((depth - 1) * width + cols <= out.len(), "the strip holds them");
+    assert!((cols - 1) * distance + depth <= from.len(), "the columns to pack lie in the operand");
+    assert!((depth - 1) * width + cols <= out.len(), "the block holds them");
     for j in (0..cols).step_by(LANES) {
+        let whole = cols - j >= LANES;
         for k in (0..depth).step_by(LANES) {
             let mut block = [_mm256_setzero_ps(); LANES];
-            for (i, row) in block.iter_mut().enumerate() {
+            for (i, row) in block.iter_mut().enumerate().take(if whole { LANES } else { ROWS }) {
                 let from = from.as_ptr().wrapping_add((j + i) * distance + k);
                 _mm_prefetch::<_MM_HINT_T0>(from.wrapping_add(8 * LANES).cast());
                 // SAFETY: column j + i and 8 steps from k are within what the first assertion found. A register has
                 // the size of its lanes, and any bits are valid in both.
                 *row = unsafe {
-                    std::mem::transmute::<[f32; LANES], __m256>(super::pack::widen(
-                        &*from.cast::<[T; LANES]>(),
-                    ))
+                    std::mem::transmute::<[f32; LANES], __m256>(widen(&*from.cast::<[T; LANES]>()))
                 };
             }
-            let block = turn(block);
-            for (i, row) in block.into_iter().enumerate() {
-                // SAFETY: step k + i and 8 columns from j are within what the second assertion found.
-                unsafe { _mm256_storeu_ps(out.as_mut_ptr().add((k + i) * width + j), row) };
+            for (i, row) in turn(block).into_iter().enumerate() {
+                // SAFETY: step k + i and these columns from j are within what the second assertion found.
+                unsafe {
+                    let to = out.as_mut_ptr().add((k + i) * width + j);
+                    if whole {
+                        _mm256_storeu_ps(to, row);
+                    } else {
+                        _mm_storeu_ps(to, _mm256_castps256_ps128(row));
+                        _mm_storel_pd(to.add(4).cast(), _mm_castps_pd(_mm256_extractf128_ps::<1>(row)));
+                    }
+                }
             }
         }
     }

@@ -6,10 +6,12 @@ use super::tile::{Call, Tile};
 use crate::dtype::Float;
 
 /// 4 rows by 8 columns fill half of 16 registers of 128 bits.
-pub const F32: Tile<f32> = Tile { rows: 4, lanes: 8, cols: 8, depth: 256, run: run::<f32, 8> };
+pub const F32: Tile<f32> =
+    Tile { rows: 4, lanes: 8, cols: 8, depth: 256, width: 256, direct: 0, run: run::<f32, 8> };
 
 /// As [`F32`], with half the columns.
-pub const F64: Tile<f64> = Tile { rows: 4, lanes: 4, cols: 4, depth: 256, run: run::<f64, 4> };
+pub const F64: Tile<f64> =
+    Tile { rows: 4, lanes: 4, cols: 4, depth: 256, width: 256, direct: 0, run: run::<f64, 4> };
 
 /// # Safety
 /// As [`super::tile::Run`] says.
@@ -32,10 +34,10 @@ unsafe fn rows<A: Float, const ROWS: usize, const COLS: usize>(call: &Call<A>) {
     let mut sums = [[A::ZERO; COLS]; ROWS];
     for k in 0..call.depth {
         // SAFETY: k is below `depth`, and a strip is COLS wide.
-        let b = unsafe { *call.b.add(k * call.b_row).cast::<[A; COLS]>() };
+        let b = unsafe { *call.b.add(k * COLS).cast::<[A; COLS]>() };
         for (i, sums) in sums.iter_mut().enumerate() {
             // SAFETY: row i is below `call.rows`, k below `depth`.
-            let a = unsafe { *call.a.add(i * call.a_row + k * call.a_col) };
+            let a = unsafe { *call.a.add(k * ROWS + i) };
             for (sum, b) in sums.iter_mut().zip(b) {
                 *sum += a * b;
             }
@@ -50,8 +52,9 @@ unsafe fn rows<A: Float, const ROWS: usize, const COLS: usize>(call: &Call<A>) {
             }
         }
         if let Some(bias) = call.bias {
-            for (sum, b) in sums.iter_mut().zip(bias) {
-                *sum += *b;
+            for (j, sum) in sums.iter_mut().enumerate() {
+                // SAFETY: a strip is COLS wide.
+                *sum += unsafe { *bias.add(j) };
             }
         }
         c.copy_from_slice(&sums[..call.cols]);

@@ -55,6 +55,8 @@ pub struct Scratch {
     pub b: Block,
     /// Sums of a block of C that is stored in another type.
     pub c: Block,
+    /// The bias of a block of columns.
+    pub bias: Block,
 }
 
 impl Scratch {
@@ -67,71 +69,78 @@ impl Scratch {
     }
 }
 
-/// Where a packed block of A has its elements.
-#[derive(Debug, Clone, Copy)]
-pub struct Layout {
-    /// Distance of rows of one panel.
-    pub row: usize,
-    /// Distance of columns.
-    pub col: usize,
-    /// Distance of panels of as many rows as the tile has.
-    pub panel: usize,
-}
+/// Steps of k that are copied of one panel before the next.
+const NEAR: usize = 4;
 
-/// How blocks of `height` rows and up to `depth` columns of `a` are packed for a tile of `rows` rows, and how many
-/// elements they take.
+/// Packs `height` rows and `depth` columns of `a` as panels of `rows` rows, k by k; the last one has what rows are left.
 ///
-/// The micro-kernel reads single elements of A at any distance, so A is never transposed: where k is contiguous
-/// whole rows are copied, where i is contiguous the panels lie one behind the other, k by k.
-pub fn layout<T>(a: &Matrix<T>, rows: usize, height: usize, depth: usize) -> (Layout, usize) {
-    if a.col == 1 {
-        // A line more than the row takes: rows at a distance of a power of two would share few cache sets.
-        let row = depth.next_multiple_of(16) + 16;
-        (Layout { row, col: 1, panel: rows * row }, height * row)
-    } else {
-        (Layout { row: 1, col: rows, panel: rows * depth }, height.next_multiple_of(rows) * depth)
-    }
-}
-
-/// Packs `height` rows and `depth` columns of `a`.
-pub fn block_a<T: Real>(
+/// # Safety
+/// This machine has the instructions of `path`.
+pub unsafe fn panels<T: Real<Acc: Accumulator>>(
+    path: Path,
     a: Matrix<T>,
     rows: usize,
     height: usize,
     depth: usize,
-    layout: Layout,
     out: &mut [T::Acc],
 ) {
     if depth == 0 {
         return;
     }
     if a.col == 1 {
-        vectorize(
-            #[inline(always)]
-            || {
-                for (i, out) in out.chunks_mut(layout.row).take(height).enumerate() {
-                    let from = &a.data[i * a.row..][..depth];
-                    for k in (0..depth).step_by(16) {
-                        prefetch(a.data, (i + 2) * a.row + k);
-                    }
-                    for (to, from) in out.iter_mut().zip(from) {
-                        *to = from.to_acc();
-                    }
-                }
-            },
-        );
+        for i in (0..height).step_by(rows) {
+            let these = rows.min(height - i);
+            let out = &mut out[i * depth..][..these * depth];
+            // SAFETY: the caller's promise.
+            unsafe { transpose(path, turned(a.from(i, 0)), depth, these, these, out) };
+        }
         return;
     }
-    for (p, out) in out.chunks_mut(layout.panel).take(height.div_ceil(rows)).enumerate() {
-        let a = a.from(p * rows, 0);
-        let height = rows.min(height - p * rows);
-        match rows {
-            8 => copy_rows::<T, 8>(a.data, a.col, height, depth, out),
-            6 => copy_rows::<T, 6>(a.data, a.col, height, depth, out),
-            4 => copy_rows::<T, 4>(a.data, a.col, height, depth, out),
-            other => unreachable!("no tile has {other} rows"),
+    let whole = height / rows;
+    match rows {
+        8 => copy_panels::<T, 8>(a, whole, depth, out),
+        6 => copy_panels::<T, 6>(a, whole, depth, out),
+        4 => copy_panels::<T, 4>(a, whole, depth, out),
+        other => unreachable!("no tile has {other} rows"),
+    }
+    let (first, left) = (whole * rows, height % rows);
+    if left > 0 {
+        for (k, out) in out[first * depth..].chunks_exact_mut(left).take(depth).enumerate() {
+            for (to, from) in out.iter_mut().zip(&a.data[k * a.col + first..]) {
+                *to = from.to_acc();
+            }
         }
     }
+}
+
+/// Whole panels of an operand whose rows are contiguous: a few steps of k of all panels, then the next, since steps lie far
+/// apart.
+fn copy_panels<T: Real, const ROWS: usize>(a: Matrix<T>, panels: usize, depth: usize, out: &mut [T::Acc]) {
+    vectorize(
+        #[inline(always)]
+        || {
+            for k in (0..depth).step_by(NEAR) {
+                let steps = NEAR.min(depth - k);
+                for k in k..k + steps {
+                    for i in (0..panels * ROWS).step_by(16) {
+                        prefetch(a.data, (k + 2 * NEAR) * a.col + i);
+                    }
+                }
+                for (p, out) in out.chunks_exact_mut(depth * ROWS).take(panels).enumerate() {
+                    let out = &mut out.as_chunks_mut::<ROWS>().0[k..k + steps];
+                    for (k, out) in (k..).zip(out) {
+                        let from = &a.data[k * a.col + p * ROWS..];
+                        *out = widen(from.first_chunk::<ROWS>().expect("panels are whole"));
+                    }
+                }
+            }
+        },
+    )
+}
+
+/// The transpose.
+fn turned<T>(x: Matrix<T>) -> Matrix<T> {
+    Matrix { data: x.data, row: x.col, col: x.row }
 }
 
 /// Packs `depth` rows and `cols` columns of `b` as one strip of width `width`, padded with zeros.

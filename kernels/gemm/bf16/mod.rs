@@ -280,7 +280,7 @@ impl<C: Real<Acc = f32>> Part<'_, C> {
         };
         let padded = cols.len().next_multiple_of(LANES);
         let block = tile.rows * tile.cols;
-        let Scratch { a, b, c } = scratch;
+        let Scratch { a, b, c, .. } = scratch;
         let packed_left = a.take::<bf16>(group * deep);
         let packed_right = b.take::<bf16>(deep * padded);
         // Steps of one call: if there are many strips, so few that the left operand stays in a first-level cache.
