@@ -6,11 +6,10 @@ mod cli;
 use std::io::ErrorKind;
 use std::process::ExitCode;
 
-use clap::Parser;
 use neva::Error;
 
 fn main() -> ExitCode {
-    let arguments = match cli::Arguments::try_parse() {
+    let arguments = match cli::Arguments::read(std::env::args_os()) {
         Ok(arguments) => arguments,
         Err(error) => {
             let Some(sentence) = cli::values::refusal(&error) else { error.exit() };

@@ -19,9 +19,10 @@ mod tokenizer;
 mod train;
 pub mod values;
 
+use std::ffi::OsString;
 use std::io::Write;
 
-use clap::{Parser, Subcommand};
+use clap::{CommandFactory, FromArgMatches, Parser, Subcommand};
 
 use neva::{Error, Result};
 
@@ -31,6 +32,14 @@ use neva::{Error, Result};
 pub struct Arguments {
     #[command(subcommand)]
     command: Command,
+}
+
+impl Arguments {
+    /// Those in these words, of which the first is the program.
+    pub fn read<T: Into<OsString> + Clone>(words: impl IntoIterator<Item = T>) -> clap::error::Result<Self> {
+        let matches = values::may_be_negative(Self::command()).try_get_matches_from(words)?;
+        Self::from_arg_matches(&matches)
+    }
 }
 
 #[derive(Subcommand)]

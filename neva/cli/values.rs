@@ -3,6 +3,7 @@
 use std::error::Error as _;
 use std::str::FromStr;
 
+use clap::Command;
 use clap::error::{ContextKind, ContextValue, ErrorKind};
 
 type Parsed<T> = std::result::Result<T, String>;
@@ -58,6 +59,16 @@ pub fn word(text: &str) -> Parsed<String> {
     parse(text, |word: &String| !word.is_empty(), "a text that is not empty")
 }
 
+/// The command, in which every flag takes `-1` for its value instead of another flag, and then says what is wrong with it.
+pub fn may_be_negative(command: Command) -> Command {
+    let names: Vec<String> = command.get_subcommands().map(|c| c.get_name().to_string()).collect();
+    let command = command.mut_args(|argument| match argument.get_action().takes_values() {
+        true => argument.allow_negative_numbers(true),
+        false => argument,
+    });
+    names.into_iter().fold(command, |command, name| command.mut_subcommand(name, may_be_negative))
+}
+
 /// What is said about a value that a flag does not take: the flag, what was expected, what was given. None if the command
 /// line is wrong in another way, for which clap's own words, with its hints, do.
 pub fn refusal(error: &clap::Error) -> Option<String> {
@@ -87,10 +98,9 @@ mod tests {
 
     use super::*;
     use crate::cli::Arguments;
-    use clap::Parser;
 
     fn refused(words: &str) -> Option<String> {
-        let error = Arguments::try_parse_from(words.split(' ')).err().unwrap();
+        let error = Arguments::read(words.split(' ')).err().unwrap();
         refusal(&error)
     }
 
@@ -103,6 +113,7 @@ mod tests {
             ("neva bench step --dtype=", "--dtype: expected f32 or bf16, got \"\""),
             ("neva quickstart --out=", "--out <DIR>: the value is missing"),
             ("neva quickstart --out", "--out <DIR>: the value is missing"),
+            ("neva bench step --batch -1", "--batch: expected a whole number from 1 to 4096, got \"-1\""),
         ] {
             assert_eq!(refused(words).as_deref(), Some(sentence), "{words}");
         }
