@@ -68,13 +68,30 @@ impl Path {
         }
     }
 
-    /// What this process uses: `NEVA_CPU` if set, else the best there is.
+    /// What is used on a machine with this best path. Intel's processors multiply pairs of bf16 in registers so slowly (half as
+    /// fast as widened ones, `benches/results`) that without tiles they are better widened.
+    fn preferred(self, intel: bool) -> Path {
+        if self == Path::Avx512Bf16 && intel { Path::Avx512 } else { self }
+    }
+
+    /// Whether the processor is one of Intel's.
+    fn intel() -> bool {
+        #[cfg(target_arch = "x86_64")]
+        {
+            let vendor = std::arch::x86_64::__cpuid(0);
+            [vendor.ebx, vendor.edx, vendor.ecx].map(u32::to_le_bytes).concat() == b"GenuineIntel"
+        }
+        #[cfg(not(target_arch = "x86_64"))]
+        false
+    }
+
+    /// What this process uses: `NEVA_CPU` if set, else the fastest there is.
     ///
     /// Errors: `NEVA_CPU` names no path, or one that this machine lacks.
     pub fn choose() -> Result<Path, String> {
         let all = Self::available();
         match std::env::var("NEVA_CPU") {
-            Err(_) => Ok(all[0]),
+            Err(_) => Ok(all[0].preferred(Self::intel())),
             Ok(wanted) => all.iter().copied().find(|p| p.name() == wanted).ok_or_else(|| {
                 let names: Vec<_> = all.iter().map(|p| p.name()).collect();
                 format!("NEVA_CPU={wanted}: this machine has {}", names.join(", "))
@@ -85,7 +102,7 @@ impl Path {
     /// The chosen path. An unusable `NEVA_CPU` was reported by the command line already; here it falls to the best.
     pub fn current() -> Path {
         static CHOSEN: OnceLock<Path> = OnceLock::new();
-        *CHOSEN.get_or_init(|| Self::choose().unwrap_or_else(|_| Self::available()[0]))
+        *CHOSEN.get_or_init(|| Self::choose().unwrap_or_else(|_| Self::best().preferred(Self::intel())))
     }
 }
 
@@ -115,4 +132,23 @@ fn avx512<R>(body: impl FnOnce() -> R) -> R {
 #[inline]
 fn avx2<R>(body: impl FnOnce() -> R) -> R {
     body()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::Path;
+
+    #[test]
+    fn pairs_in_registers_are_the_default_only_where_they_are_faster() {
+        assert_eq!(Path::Avx512Bf16.preferred(true), Path::Avx512);
+        assert_eq!(Path::Avx512Bf16.preferred(false), Path::Avx512Bf16);
+        for path in [Path::Portable, Path::Avx2, Path::Avx512, Path::Amx] {
+            assert_eq!((path.preferred(true), path.preferred(false)), (path, path));
+        }
+    }
+
+    #[test]
+    fn the_chosen_path_is_available() {
+        assert!(Path::available().contains(&Path::best().preferred(Path::intel())));
+    }
 }
