@@ -12,7 +12,7 @@
 // Memory    Every key and value that a row sees is read once per four query heads, 16 bytes per lane, contiguous over
 //           a head, eight loads in flight per lane; the rest is small. Bound by memory bandwidth: 4 head_dim bytes
 //           (bf16) per key, key head and row. With 8 x 1024 keys and 32 heads a launch has 2048 blocks of 64 KiB each.
-//           Registers by NVRTC 12.9: split 166 (sm_80, sm_90a), sum 32; nothing spilled. 18 KiB of shared memory.
+//           Registers by NVRTC 12.9: split 168 (sm_80, sm_90a), sum 32; nothing spilled. 18 KiB of shared memory.
 // Hazards   Contents are not trusted: a row whose slot or position is beyond the cache (or `max_len`) sees no key and
 //           gives NaN (0 / 0). Deterministic: fixed order, no atomics.
 // Source    "Flash-Decoding" (Dao, Haziza, Massa, Sizov, 2023): keys split over blocks, a second kernel for the sum.

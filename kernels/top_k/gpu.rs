@@ -3,7 +3,7 @@
 use crate::device::gpu::{Gpu, Grid, KernelArg};
 use crate::device::launch::{entry, width};
 use crate::device::program::Source;
-use crate::{Buffer, Result};
+use crate::{Buffer, Error, Result};
 
 const NAME: &str = "top_k";
 /// The program of both kernels.
@@ -31,16 +31,16 @@ pub fn forward(
         KernelArg::read(x),
         KernelArg::write(values),
         KernelArg::write(ids),
-        KernelArg::I64(spec.rows() as i64),
         KernelArg::U32(width),
         KernelArg::U32(columns as u32),
     ];
     if k > 1 {
         args.push(KernelArg::U32(k as u32));
     }
-    let grid = Grid::linear(spec.rows().min(i32::MAX as usize) as u32, THREADS);
+    let too_many = |_| Error::shape(NAME, format!("{spec} has too many rows, at most {}", i32::MAX));
+    let grid = Grid::linear(i32::try_from(spec.rows()).map_err(too_many)? as u32, THREADS);
     // SAFETY: arguments as in the signatures of top_k_fwd_one and, with k, top_k_fwd_some; `infer` made values and ids
-    // [rows, k] and saw to 1 <= k <= 256 and k <= columns <= width; all lie on this device; the kernels stride over all
-    // rows whatever the grid.
+    // [rows, k] and saw to 1 <= k <= 256 and k <= columns <= width; all lie on this device; the grid has a block per
+    // row.
     unsafe { gpu.launch(NAME, &SOURCE, &name, grid, &args) }
 }

@@ -65,15 +65,12 @@ DEV u64 warp_best(u64 entry) {
 }
 
 template <class T, int N>
-DEV void one(const T* x, float* values, u32* ids, i64 rows, u32 width, u32 columns, u64* bests) {
-  for (i64 row = blockIdx.x; row < rows; row += gridDim.x) {
-    const u64 own = warp_best(best_of<T, N>(x + row * width, columns));
-    if (threadIdx.x % 32 == 0) bests[threadIdx.x / 32] = own;
-    __syncthreads();
-    const u64 best = warp_best(bests[threadIdx.x % 32]);
-    if (threadIdx.x == 0) values[row] = value_of(best), ids[row] = column_of(best);
-    __syncthreads();
-  }
+DEV void one(const T* x, float* values, u32* ids, u32 width, u32 columns, u64* bests) {
+  const u64 own = warp_best(best_of<T, N>(x + (u64)blockIdx.x * width, columns));
+  if (threadIdx.x % 32 == 0) bests[threadIdx.x / 32] = own;
+  __syncthreads();
+  const u64 best = warp_best(bests[threadIdx.x % 32]);
+  if (threadIdx.x == 0) values[blockIdx.x] = value_of(best), ids[blockIdx.x] = column_of(best);
 }
 
 // What a block of THREADS has collected of a row.
@@ -220,37 +217,34 @@ DEV void collect(Collected& c, const T* x, u32 batch, u32 columns, u32 k) {
 }
 
 template <class T, int N>
-DEV void some(const T* x, float* values, u32* ids, i64 rows, u32 width, u32 columns, u32 k, u64* entries,
-              u32* counts) {
-  for (i64 row = blockIdx.x; row < rows; row += gridDim.x) {
-    Collected c = {entries, counts, 0, 1};
-    for (u32 batch = 0; batch < columns; batch += IN_FLIGHT * THREADS * N) {
-      collect<T, N>(c, x + row * width, batch, columns, k);
-      __syncthreads();
-    }
-    cut(c, k);
-    if (threadIdx.x < k) {
-      const u64 entry = entries[threadIdx.x];
-      values[row * k + threadIdx.x] = value_of(entry);
-      ids[row * k + threadIdx.x] = column_of(entry);
-    }
+DEV void some(const T* x, float* values, u32* ids, u32 width, u32 columns, u32 k, u64* entries, u32* counts) {
+  Collected c = {entries, counts, 0, 1};
+  for (u32 batch = 0; batch < columns; batch += IN_FLIGHT * THREADS * N) {
+    collect<T, N>(c, x + (u64)blockIdx.x * width, batch, columns, k);
+    __syncthreads();
+  }
+  cut(c, k);
+  if (threadIdx.x < k) {
+    const u64 entry = entries[threadIdx.x], place = (u64)blockIdx.x * k + threadIdx.x;
+    values[place] = value_of(entry);
+    ids[place] = column_of(entry);
   }
 }
 
 // Of each row of x the first `columns` take part.
 #define ENTRIES(T, dtype)                                                                                       \
-  KERNEL(THREADS, top_k_fwd_one_##dtype, const T* x /* (rows, width) */, float* values /* (rows) */,            \
-         u32* ids /* (rows) */, i64 rows, u32 width, u32 columns) {                                             \
+  KERNEL(THREADS, top_k_fwd_one_##dtype, const T* x /* (gridDim.x, width) */, float* values /* (gridDim.x) */,  \
+         u32* ids /* (gridDim.x) */, u32 width, u32 columns) {                                                  \
     SMEM_ARRAY(u64, bests, MAX_WARPS);                                                                          \
-    if (aligned<T>(width, x)) one<T, WIDEST<T>>(x, values, ids, rows, width, columns, bests);                   \
-    else one<T, 1>(x, values, ids, rows, width, columns, bests);                                                \
+    if (aligned<T>(width, x)) one<T, WIDEST<T>>(x, values, ids, width, columns, bests);                         \
+    else one<T, 1>(x, values, ids, width, columns, bests);                                                      \
   }                                                                                                             \
-  KERNEL(THREADS, top_k_fwd_some_##dtype, const T* x /* (rows, width) */, float* values /* (rows, k) */,        \
-         u32* ids /* (rows, k) */, i64 rows, u32 width, u32 columns, u32 k) {                                   \
+  KERNEL(THREADS, top_k_fwd_some_##dtype, const T* x /* (gridDim.x, width) */,                                  \
+         float* values /* (gridDim.x, k) */, u32* ids /* (gridDim.x, k) */, u32 width, u32 columns, u32 k) {    \
     SMEM_ARRAY(u64, entries, ROOM);                                                                             \
     SMEM_ARRAY(u32, counts, MAX_WARPS);                                                                         \
-    if (aligned<T>(width, x)) some<T, WIDEST<T>>(x, values, ids, rows, width, columns, k, entries, counts);     \
-    else some<T, 1>(x, values, ids, rows, width, columns, k, entries, counts);                                  \
+    if (aligned<T>(width, x)) some<T, WIDEST<T>>(x, values, ids, width, columns, k, entries, counts);           \
+    else some<T, 1>(x, values, ids, width, columns, k, entries, counts);                                        \
   }
 ENTRIES(float, f32)
 ENTRIES(bf16, bf16)
