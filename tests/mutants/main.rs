@@ -142,7 +142,10 @@ fn every_mutant_is_noticed() {
     let kind = env::var("NEVA_MUTANTS_CHANGE").unwrap_or_default();
     let equivalents = equivalents();
     assert!(simulator().is_some(), "needs a C++ compiler");
-    let mut judge = Judge::new(&format!("mutants-{number}"));
+    // Two runs that write different reports may go on side by side.
+    let mut name = DefaultHasher::new();
+    fs::canonicalize(".").unwrap().join(&report).hash(&mut name);
+    let mut judge = Judge::new(&format!("mutants-{:016x}", name.finish()));
     let mut index = 0;
     let mut lines = vec![];
     for file in files().into_keys().filter(|file| only.split(',').any(|only| file.ends_with(only))) {
