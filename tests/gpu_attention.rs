@@ -91,7 +91,7 @@ fn cached(dtype: DType, rows: &[(u32, u32)]) -> Vec<Vec<f64>> {
 
 #[test]
 fn a_row_outside_the_cache_gives_nan_and_touches_nothing() {
-    simulated(&[&[("NEVA_SIM", "check=bounds")]], || {
+    simulated(&[&[("NEVA_SIM", "check=race+bounds")], &[("NEVA_SIM", "schedule=random:7,late")]], || {
         // Beyond the slots, max_len and the capacity. Few rows, and as many as share tiles.
         let outside = [(2, 0), (0, 140), (1, 149), (u32::MAX, u32::MAX), (1, u32::MAX)];
         let inside: Vec<(u32, u32)> = (0..12).map(|i| (i / 6, i % 6 * 27)).collect();
@@ -103,6 +103,9 @@ fn a_row_outside_the_cache_gives_nan_and_touches_nothing() {
                 assert!(bad.iter().flatten().all(|v| v.is_nan()), "{dtype}: {bad:?}");
                 assert!(good.iter().flatten().all(|v| v.is_finite()), "{dtype}: {good:?}");
             }
+            // A tile with no row inside waits for nothing but its queries.
+            let bad = cached(dtype, &outside.repeat(8));
+            assert!(bad.iter().flatten().all(|v| v.is_nan()), "{dtype}: {bad:?}");
         }
     });
 }
