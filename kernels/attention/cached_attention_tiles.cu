@@ -82,6 +82,7 @@ KERNEL_AT_LEAST(THREADS, 2, cached_attention_fwd_tiles_bf16,
     attend(a, queries + warp_row * HEAD_WIDTH, ring, run, limits, scale, first_time);
     first_time = false;
   }
+  cp_async_commit();  // of a tile without keys, the queries
   cp_async_wait<0>();
   __syncthreads();
   const u32 own_row = fresh_thread_index() / 32 * WARP_QUERIES, own_rows = min(rows - first, QUERIES);
