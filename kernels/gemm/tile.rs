@@ -129,10 +129,10 @@ pub trait Accumulator: Float {
         width: usize,
     ) -> [usize; 2];
 
-    /// A run of up to [`Tile::direct`] rows and one register of columns, of B where it lies.
+    /// A run of up to `Tile::direct` rows and one register of columns, of B where it lies.
     ///
     /// # Safety
-    /// As [`Run`] says of `call`, whose own B is not read; this machine has the instructions of `path`.
+    /// As `Run` says of `call`, whose own B is not read; this machine has the instructions of `path`.
     unsafe fn direct<T: Real<Acc = Self>>(path: Path, b: Matrix<T>, call: &Call<Self>) {
         let _ = (b, call);
         unreachable!("{path:?} packs B for any number of rows");
